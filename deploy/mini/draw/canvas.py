@@ -1,0 +1,108 @@
+"""A picture in linear light that is painted from far to near."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.mini.draw.noise import FloatImage, fractal
+
+Colour = NDArray[np.float32]
+
+
+def colour(code: str) -> Colour:
+    """Turn an sRGB code such as "c8643c" into linear light: float32 [3], 0..1."""
+    encoded = np.array([int(code[i : i + 2], 16) / 255 for i in (0, 2, 4)])
+    return linear(encoded)
+
+
+def linear(encoded: NDArray[np.floating]) -> FloatImage:
+    """Decode sRGB (0..1) to linear light (0..1), IEC 61966-2-1."""
+    return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4).astype(np.float32)
+
+
+def encoded(light: NDArray[np.floating]) -> FloatImage:
+    """Encode linear light (clipped to 0..1) as sRGB (0..1), IEC 61966-2-1."""
+    light = np.clip(light, 0.0, 1.0)
+    return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055).astype(np.float32)
+
+
+def smoothstep(low: float, high: float, value: NDArray[np.floating]) -> FloatImage:
+    """Rise smoothly from 0 at `low` to 1 at `high`."""
+    part = np.clip((value - low) / (high - low), 0.0, 1.0)
+    return (part * part * (3 - 2 * part)).astype(np.float32)
+
+
+def relief(surface: FloatImage, direction: tuple[float, float, float], strength: float = 1.0) -> FloatImage:
+    """Light a height map: Lambert's cosine, float32 [H, W], 0..1.
+
+    `surface` is in arbitrary units, its gradient is taken over one frame height times `strength`; `direction`
+    points to the light (x to the right, y down, z to the viewer) and need not be of unit length.
+    """
+    scale = strength * surface.shape[0] / 8.0
+    across = cv2.Sobel(surface, cv2.CV_32F, 1, 0, ksize=3) * scale
+    down = cv2.Sobel(surface, cv2.CV_32F, 0, 1, ksize=3) * scale
+    x, y, z = np.asarray(direction, np.float32) / np.float32(np.linalg.norm(direction))
+    cosine = (z - across * x - down * y) / np.sqrt(1 + across**2 + down**2)
+    return np.clip(cosine, 0.0, 1.0).astype(np.float32)
+
+
+def inflate(mask: FloatImage, softness: float) -> FloatImage:
+    """Make a rounded height map from a silhouette: 0 outside, rising to 1 at `softness` frame heights inside."""
+    height = mask.shape[0]
+    distance = cv2.distanceTransform((mask > 0.5).astype(np.uint8), cv2.DIST_L2, 3) / (height * softness)
+    part = np.clip(distance, 0.0, 1.0)
+    rounded = np.sqrt(np.maximum(1 - (1 - part) ** 2, 0.0)).astype(np.float32)
+    return cv2.GaussianBlur(rounded, (0, 0), max(0.6, height * softness * 0.08))
+
+
+class Canvas:
+    """Linear-light pixels, coordinates, and the two generators of a picture.
+
+    `choose` decides what is drawn (the same at every size), `grain` the fine texture. Coordinates: `x` [1, W]
+    runs 0..aspect and `y` [H, 1] 0..1 downwards, so that a circle is round.
+    """
+
+    def __init__(self, seed: int, height: int, width: int) -> None:
+        """Start a black picture of `height` x `width` pixels."""
+        first, second = np.random.SeedSequence(seed).spawn(2)
+        self.choose = np.random.default_rng(first)
+        self.grain = np.random.default_rng(second)
+        self.height, self.width = height, width
+        self.aspect = width / height
+        self.x = ((np.arange(width, dtype=np.float32) + 0.5) / height)[None, :]
+        self.y = ((np.arange(height, dtype=np.float32) + 0.5) / height)[:, None]
+        self.light = np.zeros((height, width, 3), np.float32)
+
+    def noise(
+        self, cells: float = 3.0, gain: float = 0.55, stretch: float = 1.0, finest: float = 1.0
+    ) -> FloatImage:
+        """Draw fractal noise of the picture's size (see `noise.fractal`)."""
+        return fractal(self.grain, self.height, self.width, cells, gain, stretch, finest)
+
+    def paint(self, mask: FloatImage, paint: NDArray[np.float32]) -> None:
+        """Lay `paint` ([3] or [H, W, 3], linear light) over the picture where `mask` ([H, W], 0..1) says."""
+        self.light += mask[..., None] * (paint - self.light)
+
+    def below(self, line: NDArray[np.float32]) -> FloatImage:
+        """Mask what lies below a line [W] of heights (0 top..1 bottom), softened over about one pixel."""
+        return np.clip((self.y - line[None, :]) * self.height + 0.5, 0.0, 1.0).astype(np.float32)
+
+    def disc(self, x: float, y: float, radius: float, soft: float = 0.0) -> FloatImage:
+        """Mask a disc at (`x`, `y`) of `radius`, all in frame heights; `soft` widens its edge."""
+        edge = max(soft, 1.0 / self.height)
+        distance = np.sqrt((self.x - x) ** 2 + (self.y - y) ** 2)
+        return smoothstep(radius + edge, radius - edge, distance)
+
+    def shape(self, *outlines: NDArray[np.floating]) -> FloatImage:
+        """Mask the union of closed outlines, each [N, 2] of (x, y) in frame heights, with smooth edges."""
+        mask = np.zeros((self.height, self.width), np.uint8)
+        for outline in outlines:
+            points = np.round(outline * self.height * 16 - 8).astype(np.int32)
+            cv2.fillPoly(mask, [points], 255, cv2.LINE_AA, 4)
+        return mask.astype(np.float32) / np.float32(255)
+
+    def blur(self, radius: float) -> None:
+        """Throw what was painted so far out of focus, by a Gaussian of `radius` frame heights."""
+        if radius * self.height > 0.3:
+            self.light = cv2.GaussianBlur(self.light, (0, 0), radius * self.height)
+

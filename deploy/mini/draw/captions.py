@@ -1,0 +1,31 @@
+"""One English sentence for a scene, made of what was drawn."""
+
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+_PLACE = {"left": "on the left", "centre": "in the centre", "right": "on the right"}
+_WEATHER = {"clear": "clear air", "cloudy": "clouds", "hazy": "haze"}
+_HORIZON = {"high": "a high horizon", "middle": "the horizon in the middle", "low": "a low horizon"}
+
+
+def caption(attributes: dict[str, str], details: dict[str, str]) -> str:
+    """Describe a scene by its attributes and further details (number, hue, season), in one sentence."""
+    kind, subject = attributes["kind"], attributes["subject"]
+    place = _PLACE[attributes["subject_side"]]
+    heads = {
+        "mountains": f"{details.get('ridges', '')} mountain ridges with a {subject} {place}",
+        "lake": f"a {details.get('water', '')} lake before {details.get('ridges', '')} ridges, a {subject} {place}",
+        "dunes": f"{details.get('dunes', '')} sand dunes with the highest crest {place}",
+        "tree": f"a lone {details.get('season', '')} tree {place} on a plain",
+        "flower": f"a {details.get('hue', '')} flower of {details.get('petals', '')} petals {place}, close up",
+    }
+    parts = [heads[kind]]
+    if details.get("snow"):
+        parts.append("snow on the summits")
+    if details.get("shore"):
+        parts.append(f"{details['shore']} on the shore")
+    if attributes["horizon"] != "none":
+        parts.append(f"{attributes['time']}, {_WEATHER[attributes['weather']]}, {_HORIZON[attributes['horizon']]}")
+    if attributes["light_side"] != "soft":
+        parts.append(f"light from the {attributes['light_side']}")
+    parts.append("black and white" if attributes["palette"] == "monochrome" else "in colour")
+    return ", ".join(parts) + "."

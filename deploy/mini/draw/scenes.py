@@ -1,0 +1,220 @@
+"""Scenes with known content: what was drawn, where, in which light."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.mini.draw import captions, manners, plants, sky, terrain, water
+from deploy.mini.draw.canvas import Canvas, colour
+from deploy.mini.draw.lighting import Light, choose_light
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A drawn picture and what is true of it.
+
+    `pixels` are uint8 [H, W, 3] sRGB; `caption` one English sentence; `attributes` words from closed lists
+    (see `ATTRIBUTES`).
+    """
+
+    pixels: NDArray[np.uint8]
+    caption: str
+    attributes: dict[str, str]
+
+
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "kind": (
+        "mountains", "lake", "dunes", "hills", "forest", "tree", "waterfall", "rocks", "clouds", "adobe",
+        "flower", "skull", "shell",
+    ),
+    "subject": (
+        "peak", "moon", "sun", "dune", "hill", "trunk", "tree", "waterfall", "rock", "cloud", "doorway",
+        "flower", "skull", "shell",
+    ),
+    "subject_side": ("left", "centre", "right"),
+    "horizon": ("high", "middle", "low", "none"),
+    "time": ("dawn", "day", "dusk", "night"),
+    "weather": ("clear", "cloudy", "hazy"),
+    "light_side": ("left", "right", "soft"),
+    "focus": ("deep", "shallow"),
+    "palette": ("colour", "monochrome"),
+    "water": ("yes", "no"),
+}  # fmt: skip
+"""Every attribute of a scene and the words it can have. `horizon` high means near the upper edge of the frame;
+`light_side` is where the light comes from; `focus` shallow means that the background is out of focus."""
+
+_SIDES = {"left": (0.16, 0.33), "centre": (0.46, 0.54), "right": (0.67, 0.84)}
+_HORIZONS = {"high": (0.22, 0.32), "middle": (0.45, 0.55), "low": (0.68, 0.78)}
+
+
+@dataclass
+class Plan:
+    """The choices every scene shares; `details` are further true facts for the caption."""
+
+    canvas: Canvas
+    light: Light
+    manner: str | None
+    side: str
+    across: float
+    horizon: str
+    line: float
+    subject: str = ""
+    water: bool = False
+    shallow: bool = False
+    soft: bool = False
+    exposure: float = 0.22
+    details: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def x(self) -> float:
+        """The subject's place in frame heights."""
+        return self.across * self.canvas.aspect
+
+
+def _plan(canvas: Canvas, manner: str | None) -> Plan:
+    light = choose_light(canvas)
+    side = str(canvas.choose.choice(tuple(_SIDES)))
+    horizon = str(canvas.choose.choice(tuple(_HORIZONS), p=(0.3, 0.4, 0.3)))
+    plan = Plan(
+        canvas, light, manner, side, canvas.choose.uniform(*_SIDES[side]), horizon,
+        canvas.choose.uniform(*_HORIZONS[horizon]),
+    )  # fmt: skip
+    plan.exposure = {"dawn": 0.26, "day": 0.28, "dusk": 0.2, "night": 0.1}[light.time]
+    return plan
+
+
+def _sky(plan: Plan, disc: bool) -> None:
+    canvas, light = plan.canvas, plan.light
+    sky.sky(canvas, light, plan.line)
+    if light.weather == "cloudy":
+        sky.clouds(canvas, light, plan.line, canvas.choose.uniform(0.4, 0.65))
+    if disc:
+        moon = plan.light.time in ("night", "dusk") or canvas.choose.random() < 0.4
+        plan.subject = "moon" if moon else "sun"
+        height = plan.line * canvas.choose.uniform(0.3, 0.55)
+        sky.sun_or_moon(canvas, light, plan.x, height, canvas.choose.uniform(0.025, 0.055), moon)
+
+
+def mountains(plan: Plan) -> None:
+    """Ridges in aerial perspective under a sky; the subject is a summit, the moon or the sun."""
+    gen = plan.canvas.choose
+    if plan.horizon == "high":
+        plan.horizon, plan.line = "middle", gen.uniform(*_HORIZONS["middle"])
+    disc = bool(gen.random() < 0.45)
+    _sky(plan, disc)
+    count = int(gen.integers(2, 7))
+    snow = float(gen.uniform(0.2, 0.7)) if gen.random() < 0.5 else 0.0
+    rise = gen.uniform(0.06, 0.12) if disc else gen.uniform(0.16, 0.3)
+    terrain.ridges(plan.canvas, plan.light, plan.line, count, rise, None if disc else plan.across, snow)
+    plan.subject = plan.subject or "peak"
+    plan.details = {"ridges": captions.NUMBERS[count], "snow": "snow" if snow else ""}
+
+
+def lake(plan: Plan) -> None:
+    """Mountains mirrored in a lake."""
+    gen = plan.canvas.choose
+    plan.horizon, plan.line = "middle", gen.uniform(*_HORIZONS["middle"])
+    mountains(plan)
+    calm = gen.uniform(0.2, 1.0)
+    water.lake(plan.canvas, plan.light, plan.line + 0.12, calm)
+    plan.water = True
+    plan.details["water"] = "still" if calm > 0.6 else "rippled"
+    if gen.random() < 0.5:
+        plants.conifers(
+            plan.canvas, plan.light, int(gen.integers(2, 6)), 1.05, gen.uniform(0.2, 0.4), colour("1e2a1c")
+        )
+        plan.details["shore"] = "spruces"
+
+
+def dunes(plan: Plan) -> None:
+    """Sand dunes with a sharp crest between light and shadow."""
+    gen = plan.canvas.choose
+    if plan.horizon == "low":
+        plan.horizon, plan.line = "high", gen.uniform(*_HORIZONS["high"])
+    _sky(plan, False)
+    count = int(gen.integers(3, 6))
+    terrain.dunes(plan.canvas, plan.light, plan.line, count, plan.across, terrain.any_colour(plan.canvas, terrain.EARTH))
+    plan.subject = "dune"
+    plan.details = {"dunes": captions.NUMBERS[count]}
+
+
+def tree(plan: Plan) -> None:
+    """One broad tree on a plain."""
+    gen = plan.canvas.choose
+    if plan.horizon == "high":
+        plan.horizon, plan.line = "low", gen.uniform(*_HORIZONS["low"])
+    _sky(plan, False)
+    season = str(gen.choice(("spring", "summer", "autumn", "winter")))
+    leaf = {"spring": "8fb04a", "summer": "3f6b2a", "autumn": "c8781e", "winter": ""}[season]
+    ground = {"spring": "6f9040", "summer": "7a8a40", "autumn": "9a7a44", "winter": "d8dde4"}[season]
+    terrain.plain(plan.canvas, plan.light, plan.line, colour(ground))
+    foot = plan.line + 0.08
+    plants.tree(plan.canvas, plan.light, plan.x, foot, foot * gen.uniform(0.65, 0.85), colour(leaf) if leaf else None)
+    plan.subject = "tree"
+    plan.details = {"season": season}
+
+
+_HUES = {
+    "red": "c01c1c", "orange": "e0701a", "yellow": "e8c020", "pink": "e07aa0", "white": "e8e4da",
+    "violet": "7a3aa8", "blue": "3a50b8",
+}  # fmt: skip
+
+
+def flower(plan: Plan) -> None:
+    """A flower close up before a background out of focus."""
+    canvas, gen = plan.canvas, plan.canvas.choose
+    back = terrain.any_colour(canvas, (*terrain.FOREST, *terrain.EARTH, "8fb0c8"))
+    canvas.light[:] = plan.light.shine(back * np.ones_like(canvas.light), 0.5 + 0.3 * canvas.noise(2.5, 0.5))
+    canvas.blur(0.02)
+    hue = str(gen.choice(tuple(_HUES)))
+    petals = int(gen.integers(4, 10))
+    radius = gen.uniform(0.3, 0.5) if plan.side == "centre" else gen.uniform(0.22, 0.34)
+    heart = colour(str(gen.choice(("2a1c14", "d8b020", "5a2030"))))
+    plants.flower(canvas, plan.light, plan.x, gen.uniform(0.42, 0.58), radius, petals, colour(_HUES[hue]), heart)
+    plan.subject, plan.horizon, plan.shallow = "flower", "none", True
+    plan.details = {"hue": hue, "petals": captions.NUMBERS[petals]}
+
+
+_KINDS: dict[str, Callable[[Plan], None]] = {
+    "mountains": mountains, "lake": lake, "dunes": dunes, "tree": tree, "flower": flower,
+}  # fmt: skip
+_CHOICE: dict[str | None, dict[str, float]] = {
+    None: dict.fromkeys(_KINDS, 1.0),
+    "ansel": {"mountains": 3, "lake": 3, "dunes": 1, "tree": 2},
+    "okeefe": {"flower": 3, "dunes": 2, "mountains": 1, "tree": 1},
+}
+
+
+def scene(seed: int, height: int, width: int, manner: str | None = None, kind: str | None = None) -> Scene:
+    """Draw a scene with known content, the same from the same seed.
+
+    `seed` >= 0; `height`, `width` >= 32 pixels; `manner` is None (colour, varied), "ansel" or "okeefe"; `kind`
+    is one of `ATTRIBUTES["kind"]` or None for any that suits the manner. Raises ValueError for other words.
+    """
+    if manner is not None and manner not in manners.MANNERS:
+        raise ValueError(f"Unknown manner {manner!r}: choose one of {', '.join(manners.MANNERS)}, or None.")
+    if kind is not None and kind not in _KINDS:
+        raise ValueError(f"Unknown kind of scene {kind!r}: choose one of {', '.join(_KINDS)}.")
+    canvas = Canvas(seed, height, width)
+    weights = _CHOICE[manner]
+    total = sum(weights.values())
+    drawn = str(canvas.choose.choice(tuple(weights), p=[weight / total for weight in weights.values()]))
+    drawn = kind or drawn
+    plan = _plan(canvas, manner)
+    _KINDS[drawn](plan)
+    pixels = manners.photograph(canvas, manner, plan.exposure)
+    attributes = {
+        "kind": drawn,
+        "subject": plan.subject,
+        "subject_side": plan.side,
+        "horizon": plan.horizon,
+        "time": plan.light.time,
+        "weather": plan.light.weather,
+        "light_side": "soft" if plan.soft else plan.light.side,
+        "focus": "shallow" if plan.shallow else "deep",
+        "palette": "monochrome" if manner == "ansel" else "colour",
+        "water": "yes" if plan.water else "no",
+    }
+    return Scene(pixels, captions.caption(attributes, plan.details), attributes)

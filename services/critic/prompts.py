@@ -78,7 +78,8 @@ def grounding_context(
     score in 0..10, in the order in which they are to be read. The mini model is trained to answer
     in the same way with and without the block; a model of Qwen3-VL's size can lean on it.
     """
-    near = [f"- near to {plain_text(title)[:_MAX_TITLE_CHARS]} ({cosine:.2f})" for title, cosine in references]
+    titles = [(plain_text(title)[:_MAX_TITLE_CHARS], cosine) for title, cosine in references]
+    near = [f"- near to {title} ({cosine:.2f})" for title, cosine in titles]
     scored = [f"- {name.replace('_', ' ')}: {score:.1f} of 10" for name, score in (scores or {}).items()]
     return "\n".join(near + scored) or None
 

@@ -1,0 +1,1 @@
+"""Mondrian's services and command line."""

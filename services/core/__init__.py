@@ -1,0 +1,1 @@
+"""What every process is made of: settings, server, errors, batching, images, releases."""

@@ -11,6 +11,7 @@
       DeviceMemory             the device ran out of memory
       NotReady, Draining, EngineStopped, NoRelease, BackendUnavailable
       QueuedTooLong            the deadline passed, or would pass, while waiting
+      Forwarded                another service's status, passed on as it is
     ConfigurationError         start-up cannot go on; printed as one sentence, exit code 2
       ReleaseDamaged, WriterBusy
 
@@ -117,6 +118,14 @@ class QueuedTooLong(MondrianError):
     """The deadline passed, or would pass, while waiting."""
 
 
+class Forwarded(MondrianError):
+    """Another service's failure, passed on with its code, reason and details."""
+
+    def __init__(self, status: status_pb2.Status) -> None:
+        super().__init__(status.message, reason=reason_of(status))
+        self.status = status
+
+
 class ConfigurationError(Exception):
     """Start-up cannot go on: one sentence that says what to mend."""
 
@@ -166,10 +175,14 @@ def row_of(kind: type[MondrianError]) -> Row:
 
 def code_of(error: MondrianError) -> grpc.StatusCode:
     """Returns the gRPC status code of an error."""
+    if isinstance(error, Forwarded):
+        return next((code for code in grpc.StatusCode if code.value[0] == error.status.code), grpc.StatusCode.UNKNOWN)
     return row_of(type(error)).code
 
 
-def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo) -> any_pb2.Any:
+def _packed(
+    message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo,
+) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(message)
     return packed
@@ -177,10 +190,10 @@ def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest 
 
 def to_rpc_status(error: MondrianError) -> status_pb2.Status:
     """Returns the AIP-193 status: code, message, and ErrorInfo with BadRequest or RetryInfo where they apply."""
+    if isinstance(error, Forwarded):
+        return error.status
     message = error.message[:MAX_MESSAGE_CHARS]
-    details = [
-        _packed(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))
-    ]
+    details = [_packed(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))]
     if error.field is not None:
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=message)
         details.append(_packed(error_details_pb2.BadRequest(field_violations=[violation])))

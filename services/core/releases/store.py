@@ -1,0 +1,246 @@
+"""The releases under one root, as readers and operators see them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from services.core.errors import ConfigurationError, ReleaseDamaged, WriterBusy
+from services.core.releases.manifest import MANIFEST, Manifest, damage_of
+from services.core.releases.release import MEND, Lease, Release, ReleaseInfo
+from services.core.releases.writer import Writer
+
+_ID = re.compile(r"[0-9a-f]{64}")
+
+
+class ReleaseStore:
+    """The releases under one root. Reading needs no permission to write."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.work = root / "work"
+        """Where precompute keeps what an interrupted run has finished."""
+        self.releases_folder = root / "releases"
+        self.staging = root / "staging"
+        self.current_link = root / "current"
+
+    def path_of(self, release_id: str) -> Path:
+        """Returns the folder of a release, whether it exists or not.
+
+        Raises:
+            ReleaseDamaged: this is no id, so no path is made of it.
+        """
+        if not _ID.fullmatch(release_id):
+            raise ReleaseDamaged(f"{release_id[:80]!r} in {self.root} is not the id of a release; {MEND}.")
+        return self.releases_folder / release_id
+
+    # Reading
+
+    def current_id(self) -> str | None:
+        """Returns the id that `current` names, unverified; None before the first release."""
+        try:
+            return Path(os.readlink(self.current_link)).name
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ReleaseDamaged(f"{self.current_link} is not a symbolic link to a release; {MEND}.") from error
+
+    def current(self) -> Release | None:
+        """Returns the release that is served, every byte verified; None before the first one.
+
+        Raises:
+            ReleaseDamaged: a file is missing or differs from its sha256.
+        """
+        while (release_id := self.current_id()) is not None:
+            try:
+                return self.open(release_id)
+            except ReleaseDamaged:
+                # A writer may have switched and collected it between the two steps: then there is another one.
+                if self.current_id() == release_id:
+                    raise
+        return None
+
+    def open(self, release_id: str) -> Release:
+        """Returns a release, every byte verified.
+
+        Raises:
+            ReleaseDamaged: there is none of this id, or a file is missing or differs from its sha256.
+        """
+        path = self.path_of(release_id)
+        try:
+            # Taken before anything is read, so that what was verified is there until the reader is done.
+            lease = Lease(path)
+        except BlockingIOError as error:
+            raise ReleaseDamaged(f"Release {release_id[:12]} in {self.root} is being removed; try again.") from error
+        manifest = self._manifest(release_id)
+        for name, digest in manifest.files.items():
+            if problem := damage_of(path / name, digest):
+                raise self._damaged(release_id, problem)
+        return Release(release_id, path, manifest, lease)
+
+    def releases(self) -> list[ReleaseInfo]:
+        """Returns every release, the newest first; those whose manifest is damaged last. Files are not read."""
+        current = self._current_or_none()
+        found = []
+        for path in self.releases_folder.iterdir() if self.releases_folder.is_dir() else ():
+            if not _ID.fullmatch(path.name):
+                continue
+            size = 0
+            with contextlib.suppress(OSError):  # it may be collected meanwhile
+                size = sum(entry.stat().st_size for entry in path.iterdir())
+            try:
+                manifest, damage = self._manifest(path.name), ""
+            except ReleaseDamaged as error:
+                manifest, damage = Manifest("", {}, {}, ""), str(error)
+            found.append(
+                ReleaseInfo(
+                    path.name, manifest.created, manifest.space_id, manifest.counts, size, path.name == current, damage
+                )
+            )
+        return sorted(found, key=lambda info: (info.created, info.id), reverse=True)
+
+    def verify(self, release_id: str) -> list[str]:
+        """Returns a sentence for every damaged or missing file of a release; an empty list when it is sound."""
+        try:
+            manifest = self._manifest(release_id)
+        except ReleaseDamaged as error:
+            return [str(error)]
+        path = self.path_of(release_id)
+        problems = (damage_of(path / name, digest) for name, digest in manifest.files.items())
+        return [str(self._damaged(release_id, problem)) for problem in problems if problem]
+
+    def find(self, prefix: str) -> str:
+        """Returns the id that begins with `prefix`.
+
+        Raises:
+            ConfigurationError: none does, or more than one.
+        """
+        ids = [info.id for info in self.releases() if info.id.startswith(prefix)]
+        if len(ids) != 1:
+            fault = "No release" if not ids else "More than one release"
+            raise ConfigurationError(f"{fault} in {self.root} begins with {prefix!r}; see `mondrian releases list`.")
+        return ids[0]
+
+    def signature(self) -> tuple[object, ...] | None:
+        """Returns a value that changes when `current` or a file below it does; None before the first release.
+
+        It costs a few stat calls and reads no file.
+        """
+        release_id = self._current_or_none()
+        if release_id is None:
+            return None
+        entries: list[tuple[object, ...]] = []
+        with contextlib.suppress(OSError, ReleaseDamaged):
+            for entry in sorted(self.path_of(release_id).iterdir()):
+                status = entry.stat()
+                entries.append((entry.name, status.st_ino, status.st_size, status.st_mtime_ns))
+        return (release_id, *entries)
+
+    # Writing
+
+    @contextlib.contextmanager
+    def writer(self) -> Iterator[Writer]:
+        """Yields the one writer of this root; what an interrupted writer left in staging is removed first.
+
+        Raises:
+            WriterBusy: another process is writing.
+            ConfigurationError: the root cannot be written to, or the disk is full.
+        """
+        with _sentences(self.root):
+            for folder in (self.releases_folder, self.staging, self.work):
+                folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.root / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
+                    raise WriterBusy(
+                        f"Another precompute (process {holder}) is writing to {self.root}; "
+                        "run this again when it is done."
+                    ) from error
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+                self._clean()
+                yield Writer(self)
+            finally:
+                os.close(descriptor)
+
+    def rollback(self, release_id: str | None = None) -> Release:
+        """Switches `current` to `release_id`, or to the release published before the current one, and returns it.
+
+        Raises:
+            ReleaseDamaged: the release to switch to is damaged; `current` stays.
+            ConfigurationError: there is no such release, or none before the current one.
+        """
+        if release_id is None:
+            known = self.releases()
+            created = next((info.created for info in known if info.current), "")
+            older = [info for info in known if not info.current and not info.damage]
+            older = [info for info in older if not created or info.created < created]
+            if not older:
+                raise ConfigurationError(f"There is no release before the current one in {self.root}.")
+            release_id = older[0].id
+        with self.writer() as writer:
+            return writer.activate(release_id)
+
+    def collect(self, keep: int) -> list[str]:
+        """Removes all but the newest `keep` releases (0 and more) and returns the ids removed.
+
+        The current release, and every release that a reader holds, stays and is not counted.
+        """
+        with self.writer() as writer:
+            return writer.collect(keep)
+
+    # Inside
+
+    def _current_or_none(self) -> str | None:
+        try:
+            return self.current_id()
+        except ReleaseDamaged:
+            return None
+
+    def _damaged(self, release_id: str, problem: str) -> ReleaseDamaged:
+        return ReleaseDamaged(f"Release {release_id[:12]} in {self.root} is damaged: {problem}; {MEND}.")
+
+    def _manifest(self, release_id: str) -> Manifest:
+        path = self.path_of(release_id)
+        if not path.is_dir():
+            raise ReleaseDamaged(f"Release {release_id[:12]} is not in {self.root}; {MEND}.")
+        if problem := damage_of(path / MANIFEST, release_id):
+            raise self._damaged(release_id, problem)
+        try:
+            return Manifest.from_bytes((path / MANIFEST).read_bytes())
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise self._damaged(release_id, f"{MANIFEST} cannot be read ({error})") from error
+
+    def _clean(self) -> None:
+        for leftover in self.staging.iterdir():
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
+
+
+@contextlib.contextmanager
+def _sentences(root: Path) -> Iterator[None]:
+    """Turns the faults of a disk into sentences for the operator."""
+    try:
+        yield
+    except OSError as error:
+        here = error.filename is not None and Path(os.fsdecode(error.filename)).is_relative_to(root)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ConfigurationError(
+                f"The disk that holds {root} is full; free some space and run the same command again: nothing is lost."
+            ) from error
+        if here and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise ConfigurationError(
+                f"{root} cannot be written to ({error.strerror}); choose another folder."
+            ) from error
+        raise

@@ -1,0 +1,121 @@
+"""Follows `current`: loads what it names and swaps it in without disturbing those who use the old value."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from services.core.errors import ConfigurationError, NoRelease
+from services.core.releases.release import Release
+from services.core.releases.store import ReleaseStore
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+class ReleaseWatcher(Generic[T]):
+    """Holds the value made from the current release.
+
+    `load` turns a verified release into the value; it runs in a thread and may refuse the release with a
+    ConfigurationError. The value must keep a reference to the Release as long as it reads the release's files.
+    `current` is looked at every `poll_s` seconds. `on_swap` is called in the event loop with the value replaced.
+
+    A caller takes `value` once and uses that object to its end: a swap changes what the next caller gets, so every
+    answer comes from one release.
+    """
+
+    def __init__(
+        self,
+        store: ReleaseStore,
+        load: Callable[[Release], T],
+        *,
+        poll_s: float = 1.0,
+        on_swap: Callable[[T | None], None] | None = None,
+    ) -> None:
+        self._store = store
+        self._load = load
+        self._poll_s = poll_s
+        self._on_swap = on_swap
+        self._value: T | None = None
+        self._release_id: str | None = None
+        self._seen: tuple[object, ...] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._refreshing = asyncio.Lock()
+
+    @property
+    def value(self) -> T:
+        """The value of the newest release that was not refused.
+
+        Raises:
+            NoRelease: there is none yet.
+        """
+        if self._value is None:
+            raise NoRelease("Nothing has been pre-computed yet; run `mondrian precompute` for an advisor.")
+        return self._value
+
+    @property
+    def release_id(self) -> str | None:
+        """The id of the release that `value` was made from; None before the first."""
+        return self._release_id
+
+    async def start(self) -> None:
+        """Loads the current release, if there is one, and begins to follow.
+
+        Raises:
+            ConfigurationError: the release was refused; with no older value to keep, start-up cannot go on.
+        """
+        await self._refresh()
+        self._task = asyncio.create_task(self._follow(), name="release-watcher")
+
+    async def refresh(self) -> bool:
+        """Looks at `current` now and returns whether the value was swapped. A release that is refused is logged."""
+        try:
+            return await self._refresh()
+        except ConfigurationError as error:
+            _log.error("The new release is refused and the old one stays: %s", error)
+        except Exception:
+            _log.exception("The new release cannot be loaded and the old one stays")
+        return False
+
+    async def stop(self) -> None:
+        """Stops following. The value stays usable."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(self._poll_s)
+            await self.refresh()
+
+    async def _refresh(self) -> bool:
+        async with self._refreshing:
+            # In a thread: a network file system may take its time. Taken before the release is opened, so that a
+            # switch in between is seen by the next look.
+            signature = await asyncio.to_thread(self._store.signature)
+            if signature is None or signature == self._seen:
+                return False
+            # Also when it is refused: it is looked at again only when one of its files has changed.
+            self._seen = signature
+            loaded = await asyncio.to_thread(self._open)
+            if loaded is None:
+                return False
+            old, (self._release_id, self._value) = self._value, loaded
+        _log.info("Release %s is served", self._release_id)
+        if self._on_swap is not None:
+            self._on_swap(old)
+        return True
+
+    def _open(self) -> tuple[str, T] | None:
+        release_id = self._store.current_id()
+        if release_id is None or release_id == self._release_id:
+            return None
+        release = self._store.current()
+        if release is None or release.id == self._release_id:
+            return None
+        return release.id, self._load(release)

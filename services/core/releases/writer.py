@@ -1,0 +1,140 @@
+"""The only one who changes releases: stages, publishes, switches and collects them."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from services.core.errors import ReleaseDamaged
+from services.core.releases.manifest import LOCK, MANIFEST, Manifest, allowed, digest_of
+from services.core.releases.release import Release
+
+if TYPE_CHECKING:
+    from services.core.releases.store import ReleaseStore
+
+
+class Writer:
+    """The right to change the releases of one root; made by `ReleaseStore.writer`."""
+
+    def __init__(self, store: ReleaseStore) -> None:
+        self._store = store
+
+    @contextlib.contextmanager
+    def stage(self) -> Iterator[Path]:
+        """Yields an empty folder to write a release's files into; it is removed at the end unless published."""
+        # Made by mkdir and not as a private temporary folder: servers of other users read the release.
+        folder = self._store.staging / uuid.uuid4().hex
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def publish(
+        self,
+        staged: Path,
+        *,
+        space_id: str,
+        counts: Mapping[str, int],
+        extra: Mapping[str, Any] | None = None,
+    ) -> Release:
+        """Makes the staged files the current release and returns it.
+
+        When they are the same as those of the current release, nothing changes and that one is returned.
+
+        Raises:
+            ReleaseDamaged: a file could not be read back as it was written.
+            ValueError: a file's name is not allowed, `extra` is no JSON, or there is no file at all.
+        """
+        store = self._store
+        files: dict[str, str] = {}
+        for path in sorted(staged.iterdir()):
+            if not allowed(path.name) or path.is_symlink() or not path.is_file():
+                raise ValueError(f"a release cannot hold {path.name!r}")
+            path.chmod(0o444)
+            _fsync(path)
+            files[path.name] = digest_of(path)
+        if not files:
+            raise ValueError("a release needs at least one file")
+        manifest = Manifest(space_id, files, dict(counts), datetime.now(UTC).isoformat(), dict(extra or {}))
+        if (unchanged := self._unchanged(manifest)) is not None:
+            return unchanged
+        content = manifest.to_bytes()
+        release_id = hashlib.sha256(content).hexdigest()
+        for name, data in ((MANIFEST, content), (LOCK, b"")):
+            (staged / name).write_bytes(data)
+            _fsync(staged / name)
+        _fsync(staged)
+        os.rename(staged, store.path_of(release_id))
+        _fsync(store.releases_folder)
+        return self.activate(release_id)
+
+    def activate(self, release_id: str) -> Release:
+        """Verifies a release, makes it the current one and returns it.
+
+        Raises:
+            ReleaseDamaged: it is damaged or missing; `current` stays as it is.
+        """
+        store = self._store
+        release = store.open(release_id)
+        link = store.staging / uuid.uuid4().hex
+        # Relative, so that the root can be mounted anywhere.
+        link.symlink_to(Path("releases") / release_id)
+        os.replace(link, store.current_link)
+        _fsync(store.root)
+        return release
+
+    def collect(self, keep: int) -> list[str]:
+        """Does what `ReleaseStore.collect` says, for one who is the writer already."""
+        if keep < 0:
+            raise ValueError("keep must be 0 or more")
+        store = self._store
+        candidates = [info.id for info in store.releases() if not info.current]
+        removed = []
+        for release_id in candidates[keep:]:
+            with contextlib.suppress(BlockingIOError), _exclusive(store.path_of(release_id) / LOCK):
+                # Vanishes at once; what a crash leaves of it lies in staging.
+                grave = store.staging / uuid.uuid4().hex
+                os.rename(store.path_of(release_id), grave)
+                shutil.rmtree(grave)
+                removed.append(release_id)
+        return removed
+
+    def _unchanged(self, manifest: Manifest) -> Release | None:
+        with contextlib.suppress(ReleaseDamaged):
+            current = self._store.current()
+            if current is not None:
+                was = current.manifest
+                same = (was.space_id, was.files, was.counts) == (manifest.space_id, manifest.files, manifest.counts)
+                # Through JSON, as the current one's went.
+                if same and was.extra == json.loads(json.dumps(manifest.extra)):
+                    return current
+        return None
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _exclusive(lock: Path) -> Iterator[None]:
+    """Holds a release's lock alone; raises BlockingIOError at once while a reader holds it."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)

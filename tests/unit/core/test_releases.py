@@ -1,0 +1,380 @@
+"""Releases: nothing damaged is read, nothing unfinished is served, and readers never notice a change."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from services.core.errors import ConfigurationError, NoRelease, ReleaseDamaged, WriterBusy
+from services.core.releases import Manifest, Release, ReleaseStore, ReleaseWatcher
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def publish(store: ReleaseStore, content: str, **extra: object) -> Release:
+    with store.writer() as writer, writer.stage() as folder:
+        (folder / "catalogue.sqlite").write_text(content)
+        (folder / "ansel.hnsw").write_bytes(content.encode() * 3)
+        return writer.publish(folder, space_id="space", counts={"ansel": 2}, extra=extra)
+
+
+def text_of(release: Release) -> str:
+    return release.file("catalogue.sqlite").read_text()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ReleaseStore:
+    return ReleaseStore(tmp_path / "data")
+
+
+def test_there_is_no_release_at_first(store: ReleaseStore) -> None:
+    assert store.current() is None
+    assert store.releases() == []
+    assert store.signature() is None
+    assert not store.root.exists(), "reading creates nothing"
+
+
+def test_a_published_release_is_current_and_says_what_it_is(store: ReleaseStore) -> None:
+    published = publish(store, "one", skipped=["a.jpg"])
+    current = store.current()
+    assert current is not None
+    assert current.id == published.id
+    assert text_of(current) == "one"
+    assert current.manifest.space_id == "space"
+    assert current.manifest.counts == {"ansel": 2}
+    assert current.manifest.extra == {"skipped": ["a.jpg"]}
+    assert set(current.manifest.files) == {"catalogue.sqlite", "ansel.hnsw"}
+    assert os.readlink(store.current_link) == f"releases/{published.id}"
+    with pytest.raises(ReleaseDamaged, match=r"no okeefe\.hnsw"):
+        current.file("okeefe.hnsw")
+
+
+def test_every_flipped_byte_is_refused_by_name_and_with_what_mends_it(store: ReleaseStore) -> None:
+    release = publish(store, "one")
+    flipped = 0
+    for name in ("manifest.json", *release.manifest.files):
+        path = release.path / name
+        path.chmod(0o644)
+        sound = path.read_bytes()
+        for position in range(len(sound)):
+            path.write_bytes(sound[:position] + bytes([sound[position] ^ 0x10]) + sound[position + 1 :])
+            with pytest.raises(ReleaseDamaged, match=r"mondrian releases rollback") as refused:
+                store.current()
+            assert name in str(refused.value)
+            flipped += 1
+        for cut in (b"", sound[:-1], sound + b"\0"):
+            path.write_bytes(cut)
+            with pytest.raises(ReleaseDamaged):
+                store.current()
+        path.write_bytes(sound)
+    assert flipped > 300
+    assert store.current() is not None
+
+
+def test_a_missing_or_replaced_file_is_refused(store: ReleaseStore, tmp_path: Path) -> None:
+    release = publish(store, "one")
+    path = release.path / "catalogue.sqlite"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(path.read_bytes())
+    path.unlink()
+    with pytest.raises(ReleaseDamaged, match=r"catalogue\.sqlite is missing"):
+        store.current()
+    path.symlink_to(elsewhere)
+    with pytest.raises(ReleaseDamaged, match=r"catalogue\.sqlite is missing"):
+        store.current()
+    assert [sentence.count("catalogue.sqlite") for sentence in store.verify(release.id)] == [1]
+
+
+def test_a_current_that_leads_nowhere_is_refused(store: ReleaseStore) -> None:
+    publish(store, "one")
+    for target in ("releases/" + "0" * 64, "/etc", "releases/../.."):
+        store.current_link.unlink()
+        store.current_link.symlink_to(target)
+        with pytest.raises(ReleaseDamaged):
+            store.current()
+    store.current_link.unlink()
+    store.current_link.mkdir()
+    with pytest.raises(ReleaseDamaged, match="not a symbolic link"):
+        store.current()
+
+
+def test_an_id_vouches_for_its_manifest(store: ReleaseStore) -> None:
+    release = publish(store, "one")
+    manifest = Manifest.from_bytes((release.path / "manifest.json").read_bytes())
+    assert manifest == release.manifest
+    with pytest.raises(ValueError, match="format"):
+        Manifest.from_bytes(json.dumps({"format": 2}).encode())
+    escaping = {**json.loads(manifest.to_bytes()), "files": {"../../etc/passwd": "0" * 64}}
+    with pytest.raises(ValueError, match="no release may hold"):
+        Manifest.from_bytes(json.dumps(escaping).encode())
+
+
+def test_publishing_the_same_again_changes_nothing(store: ReleaseStore) -> None:
+    first = publish(store, "one", recall={"ansel": 1.0})
+    again = publish(store, "one", recall={"ansel": 1.0})
+    assert again.id == first.id
+    assert len(store.releases()) == 1
+    assert publish(store, "one", recall={"ansel": 0.5}).id != first.id
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "reader.lock", ".hidden", "a b", "folder"])
+def test_a_release_holds_plain_files_only(store: ReleaseStore, name: str) -> None:
+    with store.writer() as writer, writer.stage() as folder:
+        if name == "folder":
+            (folder / name).mkdir()
+        else:
+            (folder / name).write_text("x")
+        with pytest.raises(ValueError, match="cannot hold"):
+            writer.publish(folder, space_id="space", counts={})
+
+
+def test_an_empty_release_is_refused(store: ReleaseStore) -> None:
+    with store.writer() as writer, writer.stage() as folder, pytest.raises(ValueError, match="at least one"):
+        writer.publish(folder, space_id="space", counts={})
+
+
+def test_a_second_writer_is_refused_in_one_sentence_and_a_stale_lock_is_none(store: ReleaseStore) -> None:
+    with store.writer():
+        with pytest.raises(WriterBusy, match=f"process {os.getpid()}"), store.writer():
+            pass
+        child = _run(store, "with store.writer(): pass", check=False)
+        assert "WriterBusy" in child.stderr
+    # The lock of a process that was killed is gone with it, though its file stays.
+    killed = _run(store, "store.writer().__enter__(); os.kill(os.getpid(), 9)", check=False)
+    assert killed.returncode == -9
+    publish(store, "one")
+
+
+def test_rollback_returns_to_the_release_before_or_to_a_named_one(store: ReleaseStore) -> None:
+    first, second, third = (publish(store, content) for content in ("one", "two", "three"))
+    assert [info.id for info in store.releases()] == [third.id, second.id, first.id]
+    assert [info.current for info in store.releases()] == [True, False, False]
+    assert store.rollback().id == second.id
+    assert store.rollback().id == first.id
+    with pytest.raises(ConfigurationError, match="no release before"):
+        store.rollback()
+    assert store.rollback(store.find(third.id[:10])).id == third.id
+    assert store.current_id() == third.id
+    with pytest.raises(ConfigurationError, match="More than one"):
+        store.find("")
+    with pytest.raises(ConfigurationError, match="No release"):
+        store.find("nope")
+
+
+def test_rollback_to_a_damaged_release_is_refused_and_changes_nothing(store: ReleaseStore) -> None:
+    first, second = publish(store, "one"), publish(store, "two")
+    (first.path / "ansel.hnsw").unlink()
+    with pytest.raises(ReleaseDamaged, match=r"ansel\.hnsw is missing"):
+        store.rollback()
+    assert store.current_id() == second.id
+
+
+def test_rollback_mends_a_damaged_current(store: ReleaseStore) -> None:
+    first, second = publish(store, "one"), publish(store, "two")
+    (second.path / "manifest.json").unlink()
+    assert next(info for info in store.releases() if info.id == second.id).damage
+    with pytest.raises(ReleaseDamaged):
+        store.current()
+    assert store.rollback().id == first.id
+
+
+def test_collecting_spares_the_current_the_newest_and_those_being_read(store: ReleaseStore) -> None:
+    releases = [publish(store, str(number)) for number in range(5)]
+    for release in releases:
+        release.close()
+    read = store.open(releases[0].id)
+    store.rollback(releases[1].id).close()
+    assert store.collect(keep=1) == [releases[3].id, releases[2].id]
+    assert {info.id for info in store.releases()} == {releases[n].id for n in (0, 1, 4)}
+    assert text_of(read) == "0"
+    del read
+    assert store.collect(keep=0) == [releases[4].id, releases[0].id]
+    current = store.current()
+    assert current is not None
+    assert text_of(current) == "1"
+
+
+def test_a_root_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(ConfigurationError, match="cannot be written to"),
+        ReleaseStore(tmp_path / "file" / "data").writer(),
+    ):
+        pass
+
+
+# The calls by which a writer changes the disk; the child is killed before the n-th of them.
+KILLER = """
+calls = 0
+def counted(function):
+    def call(*args, **kwargs):
+        global calls
+        calls += 1
+        if calls == {moment}:
+            os.kill(os.getpid(), 9)
+        return function(*args, **kwargs)
+    return call
+for name in ("fsync", "rename", "replace", "symlink", "mkdir", "chmod", "open", "pwrite"):
+    setattr(os, name, counted(getattr(os, name)))
+with store.writer() as writer, writer.stage() as folder:
+    for name in ("catalogue.sqlite", "ansel.hnsw"):
+        with (folder / name).open("w") as file:
+            file.write("new")
+    writer.publish(folder, space_id="space", counts={{}})
+"""
+
+
+def _run(store: ReleaseStore, code: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
+    program = f"""
+import os
+from pathlib import Path
+from services.core.releases import ReleaseStore
+store = ReleaseStore(Path({str(store.root)!r}))
+{textwrap.dedent(code)}
+"""
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, env=_environment(), capture_output=True, text=True, check=check
+    )
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'protos'}"}
+
+
+def test_a_kill_at_any_step_leaves_the_old_release_or_the_new_one(store: ReleaseStore) -> None:
+    old = publish(store, "old")
+    outcomes = []
+    for moment in range(1, 60):
+        child = _run(store, KILLER.format(moment=moment), check=False)
+        current = store.current()
+        assert current is not None
+        outcomes.append(text_of(current))
+        if child.returncode == 0:
+            break
+        assert child.returncode == -9, child.stderr
+        if current.id != old.id:
+            store.rollback(old.id)
+    assert child.returncode == 0, "the last run was killed nowhere"
+    assert outcomes[0] == "old"
+    assert outcomes[-1] == "new"
+    assert set(outcomes) == {"old", "new"}
+    # One successful run later nothing of the interrupted ones is left.
+    assert list(store.staging.iterdir()) == []
+    assert all(not store.verify(info.id) for info in store.releases())
+
+
+# Following
+
+
+def loaded(release: Release) -> tuple[str, Release]:
+    return text_of(release), release
+
+
+async def test_a_watcher_has_nothing_until_the_first_release(store: ReleaseStore) -> None:
+    watcher = ReleaseWatcher(store, loaded, poll_s=3600)
+    await watcher.start()
+    try:
+        with pytest.raises(NoRelease, match="mondrian precompute"):
+            _ = watcher.value
+        published = publish(store, "one")
+        assert await watcher.refresh()
+        assert watcher.value[0] == "one"
+        assert watcher.release_id == published.id
+        assert not await watcher.refresh(), "what is served already is not loaded again"
+    finally:
+        await watcher.stop()
+
+
+async def test_a_watcher_notices_by_itself(store: ReleaseStore) -> None:
+    swapped: asyncio.Queue[object] = asyncio.Queue()
+    watcher = ReleaseWatcher(store, loaded, poll_s=0.01, on_swap=swapped.put_nowait)
+    await watcher.start()
+    try:
+        publish(store, "one")
+        assert await asyncio.wait_for(swapped.get(), 10) is None
+        publish(store, "two")
+        old = await asyncio.wait_for(swapped.get(), 10)
+        assert isinstance(old, tuple)
+        assert old[0] == "one"
+        assert watcher.value[0] == "two"
+    finally:
+        await watcher.stop()
+
+
+async def test_a_refused_release_leaves_the_old_value_and_is_looked_at_again_when_mended(
+    store: ReleaseStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(store, "one")
+    watcher = ReleaseWatcher(store, loaded, poll_s=3600)
+    await watcher.start()
+    try:
+        second = publish(store, "two")
+        path = second.path / "catalogue.sqlite"
+        path.chmod(0o644)
+        path.write_text("twX")
+        assert not await watcher.refresh()
+        assert watcher.value[0] == "one"
+        assert "catalogue.sqlite differs from its sha256" in caplog.text
+        caplog.clear()
+        assert not await watcher.refresh()
+        assert caplog.text == "", "said once"
+        path.unlink()
+        path.write_text("two")
+        assert await watcher.refresh()
+        assert watcher.value[0] == "two"
+    finally:
+        await watcher.stop()
+
+
+async def test_what_load_refuses_or_breaks_on_is_not_served(store: ReleaseStore) -> None:
+    def picky(release: Release) -> str:
+        text = text_of(release)
+        if text == "other space":
+            raise ConfigurationError("It was computed in another space.")
+        if text == "broken":
+            raise RuntimeError("not foreseen")
+        return text
+
+    publish(store, "other space")
+    with pytest.raises(ConfigurationError, match="another space"):
+        await ReleaseWatcher(store, picky).start()
+    publish(store, "one")
+    watcher = ReleaseWatcher(store, picky, poll_s=3600)
+    await watcher.start()
+    try:
+        for text in ("other space", "broken"):
+            publish(store, text)
+            assert not await watcher.refresh()
+            assert watcher.value == "one"
+        publish(store, "two")
+        assert await watcher.refresh()
+        assert watcher.value == "two"
+    finally:
+        await watcher.stop()
+
+
+async def test_a_reader_keeps_its_release_through_swaps_and_collections(store: ReleaseStore) -> None:
+    publish(store, "0").close()
+    watcher = ReleaseWatcher(store, loaded, poll_s=3600)
+    await watcher.start()
+    try:
+        text, release = watcher.value
+        for number in range(1, 21):
+            publish(store, str(number)).close()
+            assert await watcher.refresh()
+            store.collect(keep=0)
+        assert text_of(release) == text == "0"
+        assert watcher.value[0] == "20"
+        assert {info.id for info in store.releases()} == {release.id, watcher.release_id}
+        del release
+        store.collect(keep=0)
+        assert [info.id for info in store.releases()] == [watcher.release_id]
+    finally:
+        await watcher.stop()

@@ -1,0 +1,232 @@
+"""Photographs: from a file's bytes to upright sRGB pixels, within limits that are checked before decoding.
+
+Every way in which a file can be unusable ends in one InvalidImage with a sentence for the person who sent it:
+never in a warning, another exception or a decoded bomb. All functions may be called from several threads at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+from typing import Final
+
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from services.core import pixels
+from services.core.errors import InvalidImage
+
+# Every plugin is imported here, the multi-picture one included: lazy loading is not safe in several threads.
+MULTI_PICTURE: Final = MpoImagePlugin.MpoImageFile.format
+FORMATS: Final = (
+    JpegImagePlugin.JpegImageFile.format,
+    PngImagePlugin.PngImageFile.format,
+    WebPImagePlugin.WebPImageFile.format,
+    TiffImagePlugin.TiffImageFile.format,
+    GifImagePlugin.GifImageFile.format,
+    BmpImagePlugin.BmpImageFile.format,
+)
+"""The formats that are read; whatever else Pillow knows is refused unopened. MPO files open as JPEG."""
+EXTENSIONS: Final = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp"})
+"""File name endings of these formats, in lower case."""
+ACCEPTED: Final = "a JPEG, PNG, WebP, TIFF, GIF or BMP file"
+
+# The limits below replace Pillow's own guess at a bomb, which would print a warning at 89 million pixels.
+Image.MAX_IMAGE_PIXELS = None
+# Pillow reports damaged metadata as warnings; a file that is usable without it is used, and nobody is told.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+# What people send by mistake, by its first bytes: (offset, signature, name).
+FOREIGN: Final = (
+    (4, b"ftypavif", "an AVIF file"),
+    (4, b"ftyphei", "a HEIC file"),
+    (4, b"ftyphev", "a HEIC file"),
+    (4, b"ftypmif1", "a HEIC file"),
+    (4, b"ftypmsf1", "a HEIC file"),
+    (4, b"ftyp", "a film"),
+    (0, b"%PDF", "a PDF document"),
+    (0, b"8BPS", "a Photoshop file"),
+    (0, b"\xff\x0a", "a JPEG XL file"),
+    (4, b"JXL ", "a JPEG XL file"),
+    (4, b"jP  ", "a JPEG 2000 file"),
+    (0, b"PK\x03\x04", "a ZIP archive"),
+    (0, b"<", "a text document (HTML, XML or SVG)"),
+)
+SIGNATURES: Final = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What a photograph may cost. All limits are inclusive and checked from the header, before decoding.
+
+    Frames need no limit: the first is decoded, and the others are never read.
+    """
+
+    max_bytes: int = 15 * 1024 * 1024
+    """The greatest file, in bytes; a message of 16 MiB carries it."""
+    max_pixels: int = 100_000_000
+    """The greatest width x height that the header may name."""
+    max_side: int = 30_000
+    """The greatest width and the greatest height, in pixels."""
+    max_decoded_pixels: int = 64_000_000
+    """The greatest number of pixels that decoding holds in memory. A baseline JPEG read at a reduced scale counts
+    at that scale; every other file, a progressive JPEG included, counts whole."""
+
+
+DEFAULT_LIMITS: Final = ImageLimits()
+
+
+def decode(content: bytes, *, short_side: int | None = None, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+    """Returns the photograph: mode RGB, sRGB, 8 bits, upright as its EXIF says, alpha laid over white.
+
+    16-bit and 12-bit grey are scaled to 8 bits; CMYK, palettes and greyscale become RGB; an embedded colour
+    profile is applied; of an animation or a multi-picture file the first frame is taken.
+
+    `short_side` (pixels) permits a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size, as long as its shorter
+    side stays at least that long; other formats, and None, give the full size.
+
+    Raises:
+        InvalidImage: IMAGE_EMPTY (no bytes), IMAGE_TOO_LARGE (beyond the limits), IMAGE_TRUNCATED (the file ends
+            too early), IMAGE_UNDECODABLE (no photograph, or a damaged one).
+    """
+    image = _open(content, limits)
+    held = image.width * image.height
+    if short_side is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
+        # The smallest scale at which both sides are still at least as long as asked.
+        image.draft(None, (short_side, short_side))
+        # A progressive JPEG holds the coefficients of every pixel, whatever the scale.
+        if not image.info.get("progressive"):
+            held = image.width * image.height
+    if held > limits.max_decoded_pixels:
+        raise InvalidImage(
+            f"The photograph would take {held / 1e6:,.0f} million pixels in memory, more than the"
+            f" {limits.max_decoded_pixels / 1e6:,.0f} million accepted; send a smaller copy, or a baseline (not"
+            " progressive) JPEG.",
+            reason="IMAGE_TOO_LARGE",
+        )
+    try:
+        image.load()
+        return pixels.upright_srgb(image)
+    except MemoryError as error:
+        raise InvalidImage(
+            "The photograph does not fit into the memory; send a smaller copy.", reason="IMAGE_TOO_LARGE"
+        ) from error
+    except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them run into
+        raise _damaged(content, image, error) from error
+
+
+def sha256(content: bytes) -> str:
+    """Returns the identity of a file's bytes: 64 lower-case hex characters."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def thumbnail_jpeg(image: Image.Image, long_side: int = 256) -> bytes:
+    """Returns a JPEG without metadata whose longer side is at most `long_side` pixels; never enlarged."""
+    small = image.convert("RGB")
+    small.thumbnail((long_side, long_side), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    # A fresh picture, so that nothing of the file's own metadata (place, owner) travels along.
+    clean = Image.new("RGB", small.size)
+    clean.paste(small)
+    buffer = io.BytesIO()
+    clean.save(buffer, "JPEG", quality=85, optimize=True)
+    return buffer.getvalue()
+
+
+def _open(content: bytes, limits: ImageLimits) -> Image.Image:
+    if not content:
+        raise InvalidImage(f"The photograph is empty (0 bytes); send the bytes of {ACCEPTED}.", reason="IMAGE_EMPTY")
+    if len(content) > limits.max_bytes:
+        raise InvalidImage(
+            f"The photograph has {len(content) / 2**20:,.1f} MiB, more than the"
+            f" {limits.max_bytes / 2**20:,.0f} MiB accepted; save it as a JPEG of quality 90 or at fewer pixels.",
+            reason="IMAGE_TOO_LARGE",
+        )
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        width, height = image.size
+    except Exception as error:  # as above: any exception of a plugin means that the header cannot be used
+        raise _unopened(content) from error
+    if width < 1 or height < 1:
+        raise InvalidImage(
+            f"The photograph has no pixels ({width} x {height}); export it again from its source.",
+            reason="IMAGE_UNDECODABLE",
+        )
+    if width > limits.max_side or height > limits.max_side or width * height > limits.max_pixels:
+        raise InvalidImage(
+            f"The photograph has {width:,} x {height:,} pixels, more than the"
+            f" {limits.max_pixels / 1e6:,.0f} million (and {limits.max_side:,} a side) accepted; send a smaller copy.",
+            reason="IMAGE_TOO_LARGE",
+        )
+    return image
+
+
+def _unopened(content: bytes) -> InvalidImage:
+    if content.startswith(SIGNATURES):
+        if _ends_early(content):
+            return _truncated()
+        return InvalidImage(
+            "The photograph's header is damaged, so it cannot be decoded; export it again from its source.",
+            reason="IMAGE_UNDECODABLE",
+        )
+    start = content[:64].lstrip() if content[:1].isspace() else content[:64]
+    for offset, signature, name in FOREIGN:
+        if start[offset:].startswith(signature):
+            return InvalidImage(f"This is {name}, not {ACCEPTED}; export the photograph as a JPEG.")
+    return InvalidImage(f"This is not a photograph that can be read; send {ACCEPTED}.")
+
+
+def _damaged(content: bytes, image: Image.Image, error: Exception) -> InvalidImage:
+    if "truncated" in str(error).lower() or _ends_early(content) or _strips_missing(content, image):
+        return _truncated()
+    return InvalidImage(
+        f"The photograph is a damaged {image.format or 'image'} file and cannot be decoded; export it again from"
+        " its source.",
+        reason="IMAGE_UNDECODABLE",
+    )
+
+
+def _truncated() -> InvalidImage:
+    return InvalidImage(
+        "The photograph is cut off: the file ends before the picture does; copy or upload it again.",
+        reason="IMAGE_TRUNCATED",
+    )
+
+
+def _ends_early(content: bytes) -> bool:
+    """Returns whether a file that could not be decoded lacks its end, by the format's own marks."""
+    tail = content[-4096:]
+    if content.startswith(b"\xff\xd8"):
+        return b"\xff\xd9" not in tail
+    if content.startswith(b"\x89PNG"):
+        return b"IEND" not in tail
+    if content.startswith(b"GIF8"):
+        return not tail.rstrip(b"\0").endswith(b";")
+    if content.startswith(b"RIFF"):
+        return int.from_bytes(content[4:8], "little") + 8 > len(content)
+    if content.startswith(b"BM"):
+        return len(content) < 26 or int.from_bytes(content[2:6], "little") > len(content)
+    if content.startswith((b"II*\0", b"MM\0*")):
+        little = content.startswith(b"II")
+        return int.from_bytes(content[4:8], "little" if little else "big") + 2 > len(content)
+    return False
+
+
+def _strips_missing(content: bytes, image: Image.Image) -> bool:
+    """Returns whether a TIFF file names strips or tiles beyond its end."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return False
+    for offsets_tag, lengths_tag in ((273, 279), (324, 325)):
+        offsets, lengths = image.tag_v2.get(offsets_tag, ()), image.tag_v2.get(lengths_tag, ())
+        if any(offset + length > len(content) for offset, length in zip(offsets, lengths, strict=False)):
+            return True
+    return False

@@ -21,8 +21,9 @@ request. Anything that is not a MondrianError reaches the caller as INTERNAL wit
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -213,14 +214,13 @@ def internal_status(request_id: str) -> status_pb2.Status:
 
 def rpc_status_of(error: grpc.RpcError) -> status_pb2.Status:
     """Returns the status that a failed call carries, its details included where the server sent any."""
-    code: grpc.StatusCode = error.code()  # type: ignore[attr-defined]
-    metadata = error.trailing_metadata() or ()  # type: ignore[attr-defined]
-    for key, value in metadata:
-        if key == "grpc-status-details-bin":
+    code: grpc.StatusCode = error.code()
+    for key, value in cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ()):
+        if key == "grpc-status-details-bin" and isinstance(value, bytes):
             status = status_pb2.Status.FromString(value)
             if status.code == code.value[0]:
                 return status
-    return status_pb2.Status(code=code.value[0], message=error.details() or code.name)  # type: ignore[attr-defined]
+    return status_pb2.Status(code=code.value[0], message=error.details() or code.name)
 
 
 def reason_of(status: status_pb2.Status) -> str:
@@ -228,7 +228,7 @@ def reason_of(status: status_pb2.Status) -> str:
     info = error_details_pb2.ErrorInfo()
     for detail in status.details:
         if detail.Unpack(info):
-            return info.reason
+            return str(info.reason)
     return ""
 
 

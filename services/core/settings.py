@@ -68,7 +68,8 @@ class CommonSettings(BaseSettings):
         except ValidationError as error:
             prefix = str(cls.model_config.get("env_prefix"))
             faults = "; ".join(
-                f"{prefix}{'_'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}" for fault in error.errors()
+                f"{prefix}{'_'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}"
+                for fault in error.errors()
             )
             raise ConfigurationError(f"The settings do not fit: {faults}.") from error
 

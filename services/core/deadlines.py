@@ -1,0 +1,14 @@
+"""Deadlines: absolute, in seconds of time.monotonic(), so that threads and event loop agree."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import grpc.aio
+
+
+def deadline_of(context: grpc.aio.ServicerContext[Any, Any]) -> float | None:
+    """Returns the caller's deadline; None where the caller set none."""
+    remaining = context.time_remaining()
+    return None if remaining is None else time.monotonic() + remaining

@@ -1,0 +1,156 @@
+"""The one interceptor: errors become statuses, calls are counted, timed and logged without their content."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final, cast
+
+import grpc
+import grpc.aio
+from google.rpc import status_pb2
+from grpc_status import rpc_status
+
+from services.core import errors
+from services.core.metrics import RPC_IN_FLIGHT, RPC_SECONDS
+
+log = logging.getLogger("mondrian.rpc")
+REQUEST_ID: Final = "x-request-id"
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+# Probes come every few seconds and would bury the calls that matter.
+_QUIET: Final = ("/grpc.health.", "/grpc.reflection.", "/grpc.channelz.")
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every handler: MondrianError -> its row of the table, anything else -> INTERNAL with a request id."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Returns the handler of a call, wrapped."""
+        handler = await continuation(handler_call_details)
+        method: str = handler_call_details.method
+        if handler is None or method.startswith(_QUIET):
+            return handler
+        for kind, wrap in (
+            ("unary_unary", _unary),
+            ("stream_unary", _unary),
+            ("unary_stream", _stream),
+            ("stream_stream", _stream),
+        ):
+            behaviour = getattr(handler, kind)
+            if behaviour is not None:
+                make = getattr(grpc, f"{kind}_rpc_method_handler")
+                wrapped: grpc.RpcMethodHandler[Any, Any] = make(
+                    wrap(behaviour, method), handler.request_deserializer, handler.response_serializer
+                )
+                return wrapped
+        return handler
+
+
+class _Call:
+    """One call from arrival to its end: request id, in-flight gauge, duration, log line."""
+
+    def __init__(self, method: str, context: Context) -> None:
+        self.method = method
+        self.context = context
+        self.code = grpc.StatusCode.CANCELLED
+        self.request_id = _request_id(context)
+        self.started = time.perf_counter()
+
+    def __enter__(self) -> _Call:
+        RPC_IN_FLIGHT.labels(self.method).inc()
+        self.context.set_trailing_metadata(((REQUEST_ID, self.request_id),))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        seconds = time.perf_counter() - self.started
+        RPC_IN_FLIGHT.labels(self.method).dec()
+        RPC_SECONDS.labels(self.method, self.code.name).observe(seconds)
+        log.info(
+            "%s %s",
+            self.method,
+            self.code.name,
+            extra={"ms": round(seconds * 1e3, 1), "request_id": self.request_id},
+        )
+
+    def done(self) -> None:
+        """Records success, or the code that the handler set itself."""
+        # The library gives a number or a StatusCode, and 0 or None for a call that was not ended by hand.
+        code = cast("int | grpc.StatusCode | None", self.context.code()) or 0
+        self.code = _CODES.get(code if isinstance(code, int) else code.value[0], grpc.StatusCode.UNKNOWN)
+
+    async def fail(self, error: Exception) -> None:
+        """Ends the call with the status of `error`."""
+        if isinstance(error, errors.MondrianError):
+            status = errors.to_rpc_status(error)
+        else:
+            log.error("request %s failed", self.request_id, exc_info=error)
+            status = errors.internal_status(self.request_id)
+        self.code = _CODES[status.code]
+        await self._abort(status)
+
+    async def _abort(self, status: status_pb2.Status) -> None:
+        rich = rpc_status.to_status(status)
+        trailing = ((REQUEST_ID, self.request_id), *rich.trailing_metadata)
+        await self.context.abort(rich.code, rich.details, trailing)
+
+
+def _unary(behaviour: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Awaitable[Any]]:
+    async def call(request: Any, context: Context) -> Any:
+        with _Call(method, context) as this:
+            try:
+                response = await behaviour(request, context)
+            except grpc.aio.AbortError:
+                this.done()
+                raise
+            except Exception as error:
+                await this.fail(error)
+                raise
+            this.done()
+            return response
+
+    return call
+
+
+def _stream(behaviour: Callable[..., AsyncIterator[Any]], method: str) -> Callable[..., AsyncIterator[Any]]:
+    async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+        with _Call(method, context) as this:
+            responses = behaviour(request, context)
+            try:
+                async for response in responses:
+                    yield response
+            except grpc.aio.AbortError:
+                this.done()
+                raise
+            except Exception as error:
+                await this.fail(error)
+                raise
+            finally:
+                # A client that leaves ends the handler here and now, not when garbage is collected.
+                close = getattr(responses, "aclose", None)
+                if close is not None:
+                    await close()
+            this.done()
+
+    return call
+
+
+def _request_id(context: Context) -> str:
+    """Returns the caller's request id where it is harmless, else a new one."""
+    for key, value in context.invocation_metadata() or ():
+        if (
+            key == REQUEST_ID
+            and isinstance(value, str)
+            and 0 < len(value) <= 64
+            and value.isascii()
+            and value.isprintable()
+        ):
+            return value
+    return uuid.uuid4().hex

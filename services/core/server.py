@@ -1,0 +1,230 @@
+"""The server that every service runs in: health, reflection, channelz, metrics, TLS, start-up, drain.
+
+Start-up: listen (NOT_SERVING), load, warm up, SERVING. A fault is one sentence on stderr and exit code 2.
+SIGTERM or SIGINT: NOT_SERVING, lame duck, refuse new calls, finish those in flight, exit code 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final, NoReturn, Protocol
+
+import grpc
+import grpc.aio
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from services.core.channels import server_options
+from services.core.errors import ConfigurationError
+from services.core.interceptors import CallInterceptor
+from services.core.logs import configure_logging
+from services.core.settings import ServiceSettings
+
+log = logging.getLogger("mondrian.server")
+
+LIVENESS: Final = "liveness"
+"""The health name that says whether the process should be restarted; a busy process is alive."""
+HEARTBEAT_S: Final = 1.0
+_Status = health_pb2.HealthCheckResponse
+
+
+class Component(Protocol):
+    """What a service gives to its server."""
+
+    @property
+    def service_name(self) -> str:
+        """The full name of the gRPC service, which is also its health name."""
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Adds the servicer."""
+
+    async def start(self) -> None:
+        """Loads the model and runs a warm-up inference. ConfigurationError ends the process."""
+
+    def healthy(self) -> bool:
+        """Whether requests can be answered; False makes the service NOT_SERVING and not alive."""
+
+    async def stop(self) -> None:
+        """Gives everything back; no call is in flight any more."""
+
+
+class RunningServer:
+    """A component behind a listening server; an async context manager."""
+
+    def __init__(self, component: Component, settings: ServiceSettings) -> None:
+        self.component = component
+        self.settings = settings
+        self.port = 0
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(
+            interceptors=[CallInterceptor()],
+            options=server_options(settings.max_connection_age_s, settings.drain_s),
+        )
+        self._heartbeat: asyncio.Task[None] | None = None
+
+    @property
+    def address(self) -> str:
+        """Where a client reaches the server, as host:port."""
+        return f"{self.settings.host}:{self.port}"
+
+    async def listen(self) -> None:
+        """Opens the port and answers health checks, with NOT_SERVING for the service.
+
+        Raises:
+            ConfigurationError: the port is in use, or the TLS files cannot be used.
+        """
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        channelz.add_channelz_servicer(self._server)
+        self.component.register(self._server)
+        name = self.component.service_name
+        reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        await self._set(_Status.NOT_SERVING)
+        await self._health.set(LIVENESS, _Status.SERVING)
+        self.port = self._bind()
+        await self._server.start()
+
+    def _bind(self) -> int:
+        wanted = f"{self.settings.host}:{self.settings.port}"
+        try:
+            if self.settings.tls_certificate is None:
+                port = self._server.add_insecure_port(wanted)
+            else:
+                port = self._server.add_secure_port(wanted, _credentials(self.settings))
+        except RuntimeError:
+            port = 0
+        if port == 0:
+            prefix = str(self.settings.model_config.get("env_prefix"))
+            raise ConfigurationError(
+                f"The address {wanted} cannot be listened on, probably because the port is in use: stop the process "
+                f"that has it, or set {prefix}PORT to another port."
+            )
+        return port
+
+    async def start(self) -> None:
+        """Loads the component, then answers SERVING."""
+        await self.component.start()
+        await self._set(_Status.SERVING)
+        self._heartbeat = asyncio.create_task(self._watch())
+        log.info("%s serves on %s", self.component.service_name, self.address)
+
+    async def _set(self, status: int) -> None:
+        await self._health.set(self.component.service_name, status)
+        await self._health.set("", status)
+
+    async def _watch(self) -> None:
+        healthy = True
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            if self.component.healthy() != healthy:
+                healthy = not healthy
+                await self._set(_Status.SERVING if healthy else _Status.NOT_SERVING)
+                await self._health.set(LIVENESS, _Status.SERVING if healthy else _Status.NOT_SERVING)
+                log.error("%s is %s", self.component.service_name, "serving again" if healthy else "not serving")
+
+    async def stop(self) -> None:
+        """Drains: NOT_SERVING, lame duck, no new calls, finish those in flight for at most drain_s, stop."""
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._heartbeat
+        await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(self.settings.lame_duck_s)
+        await self._server.stop(self.settings.drain_s)
+        await self.component.stop()
+
+    async def __aenter__(self) -> RunningServer:
+        await self.listen()
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.stop()
+
+
+@contextlib.asynccontextmanager
+async def running(component: Component, settings: ServiceSettings) -> AsyncIterator[str]:
+    """Serves a component in this process and yields its address once it is SERVING."""
+    async with RunningServer(component, settings) as server:
+        yield server.address
+
+
+def _credentials(settings: ServiceSettings) -> grpc.ServerCredentials:
+    """Returns TLS credentials whose files are read again at every handshake, so that renewed ones are used."""
+    certificate, key, authority = settings.tls_certificate, settings.tls_key, settings.tls_client_ca
+    assert certificate is not None
+    assert key is not None
+
+    def read() -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration(
+            [(_pem(key), _pem(certificate))], root_certificates=_pem(authority) if authority else None
+        )
+
+    in_use = read()
+
+    def renew() -> grpc.ServerCertificateConfiguration:
+        nonlocal in_use
+        try:
+            in_use = read()
+        except ConfigurationError as error:
+            log.error("%s The certificate in use is kept.", error)
+        return in_use
+
+    return grpc.dynamic_ssl_server_credentials(in_use, renew, require_client_authentication=authority is not None)
+
+
+def _pem(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"The TLS file {path} cannot be read ({error.strerror}).") from error
+
+
+async def serve(component: Component, settings: ServiceSettings) -> None:
+    """Serves until SIGTERM or SIGINT, then drains. Loading is given up when the signal comes first.
+
+    Raises:
+        ConfigurationError: start-up cannot go on.
+    """
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    log.info("settings: %s", settings.model_dump_json())
+    server = RunningServer(component, settings)
+    await server.listen()
+    if settings.metrics_port:
+        start_http_server(settings.metrics_port, settings.host)
+    starting = asyncio.create_task(server.start())
+    waiting = asyncio.create_task(stopped.wait())
+    try:
+        await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            await starting
+            await waiting
+    finally:
+        for task in (starting, waiting):
+            task.cancel()
+        log.info("draining")
+        await server.stop()
+    log.info("stopped")
+
+
+def main(component: Component, settings: ServiceSettings) -> NoReturn:
+    """Runs a service as a process and exits: 0 after a drain, 2 with one sentence when it cannot start."""
+    configure_logging(settings.log_level, settings.log_format)
+    log.info("mondrian %s", importlib.metadata.version("mondrian"))
+    try:
+        asyncio.run(serve(component, settings))
+    except ConfigurationError as error:
+        print(f"mondrian: {error}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)

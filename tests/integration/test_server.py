@@ -1,0 +1,258 @@
+"""A real server in this process: health, errors over the wire, drain, TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from mondrian.critic.v1 import critic_pb2, critic_pb2_grpc
+
+from services.core import errors
+from services.core.channels import channel_options
+from services.core.server import LIVENESS, RunningServer, running
+from services.core.settings import ServiceSettings
+
+NAME = "mondrian.critic.v1.CriticService"
+EXPECTED_CODES = {
+    "InvalidArgument": "INVALID_ARGUMENT",
+    "InvalidImage": "INVALID_ARGUMENT",
+    "InvalidText": "INVALID_ARGUMENT",
+    "InvalidEmbedding": "INVALID_ARGUMENT",
+    "AdvisorNotFound": "NOT_FOUND",
+    "ReferenceNotFound": "NOT_FOUND",
+    "EncoderMismatch": "FAILED_PRECONDITION",
+    "Overloaded": "RESOURCE_EXHAUSTED",
+    "DeviceMemory": "RESOURCE_EXHAUSTED",
+    "NotReady": "UNAVAILABLE",
+    "Draining": "UNAVAILABLE",
+    "EngineStopped": "UNAVAILABLE",
+    "NoRelease": "UNAVAILABLE",
+    "BackendUnavailable": "UNAVAILABLE",
+    "QueuedTooLong": "DEADLINE_EXCEEDED",
+}
+
+
+class Scripted(critic_pb2_grpc.CriticServiceServicer):
+    """Raises what it is told to, and notices when a stream ends."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.entered = asyncio.Event()
+        self.release = asyncio.Event()
+        self.closed = asyncio.Event()
+
+    async def Critique(self, request: critic_pb2.CritiqueRequest, context: object) -> critic_pb2.CritiqueResponse:
+        if self.error is not None:
+            raise self.error
+        self.entered.set()
+        await self.release.wait()
+        return critic_pb2.CritiqueResponse(text="done")
+
+    async def StreamCritique(
+        self, request: critic_pb2.StreamCritiqueRequest, context: object
+    ) -> AsyncIterator[critic_pb2.StreamCritiqueResponse]:
+        try:
+            yield critic_pb2.StreamCritiqueResponse(started=critic_pb2.Started())
+            if self.error is not None:
+                raise self.error
+            await self.release.wait()
+        finally:
+            self.closed.set()
+
+    async def ListAdapters(
+        self, request: critic_pb2.ListAdaptersRequest, context: object
+    ) -> critic_pb2.ListAdaptersResponse:
+        return critic_pb2.ListAdaptersResponse()
+
+
+class Toy:
+    """A component without a model."""
+
+    service_name = NAME
+
+    def __init__(self) -> None:
+        self.servicer = Scripted()
+        self.alive = True
+        self.stopped = False
+
+    def register(self, server: grpc.aio.Server) -> None:
+        critic_pb2_grpc.add_CriticServiceServicer_to_server(self.servicer, server)
+
+    async def start(self) -> None:
+        pass
+
+    def healthy(self) -> bool:
+        return self.alive
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+
+@pytest.fixture
+def toy() -> Toy:
+    return Toy()
+
+
+@pytest.fixture
+async def channel(toy: Toy) -> AsyncIterator[grpc.aio.Channel]:
+    settings = ServiceSettings.load(drain_s=5)
+    async with (
+        running(toy, settings) as address,
+        grpc.aio.insecure_channel(address, options=channel_options()) as opened,
+    ):
+        yield opened
+        toy.servicer.release.set()
+
+
+async def health_of(channel: grpc.aio.Channel, name: str) -> int:
+    reply = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name))
+    return int(reply.status)
+
+
+async def failed(call: grpc.aio.UnaryUnaryCall[Any, Any]) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
+def test_the_table_holds_every_error_and_no_other() -> None:
+    assert {kind.__name__: row.code.name for kind, row in errors.TABLE.items()} == EXPECTED_CODES
+
+
+@pytest.mark.parametrize("kind", list(errors.TABLE), ids=lambda kind: kind.__name__)
+async def test_every_row_of_the_table_crosses_the_wire(
+    kind: type[errors.MondrianError], toy: Toy, channel: grpc.aio.Channel
+) -> None:
+    toy.servicer.error = kind("Say why.", retry_after_s=1.5, field="image")
+    error = await failed(critic_pb2_grpc.CriticServiceStub(channel).Critique(critic_pb2.CritiqueRequest()))
+    status = errors.rpc_status_of(error)
+    assert error.code().name == EXPECTED_CODES[kind.__name__]
+    assert error.details() == "Say why."
+    assert errors.reason_of(status) == errors.TABLE[kind].reason
+    retry = error_details_pb2.RetryInfo()
+    assert any(detail.Unpack(retry) for detail in status.details)
+    assert retry.retry_delay.ToMilliseconds() == 1500
+    wrong = error_details_pb2.BadRequest()
+    assert any(detail.Unpack(wrong) for detail in status.details)
+    assert wrong.field_violations[0].field == "image"
+
+
+async def test_an_unknown_failure_tells_only_its_request_id(toy: Toy, channel: grpc.aio.Channel) -> None:
+    toy.servicer.error = ValueError("a secret path")
+    stub = critic_pb2_grpc.CriticServiceStub(channel)
+    error = await failed(stub.Critique(critic_pb2.CritiqueRequest(), metadata=(("x-request-id", "abc-1"),)))
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert "abc-1" in (error.details() or "")
+    assert "secret" not in (error.details() or "")
+
+
+async def test_a_failing_stream_ends_with_its_status(toy: Toy, channel: grpc.aio.Channel) -> None:
+    toy.servicer.error = errors.Overloaded("Full.", retry_after_s=1)
+    events = []
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for event in critic_pb2_grpc.CriticServiceStub(channel).StreamCritique(
+            critic_pb2.StreamCritiqueRequest()
+        ):
+            events.append(event)
+    assert len(events) == 1
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_stream_that_is_cancelled_closes_its_handler(toy: Toy, channel: grpc.aio.Channel) -> None:
+    call = critic_pb2_grpc.CriticServiceStub(channel).StreamCritique(critic_pb2.StreamCritiqueRequest())
+    await call.read()
+    call.cancel()
+    await asyncio.wait_for(toy.servicer.closed.wait(), 10)
+
+
+async def test_health_reflection_and_liveness_are_served(toy: Toy, channel: grpc.aio.Channel) -> None:
+    serving = health_pb2.HealthCheckResponse.SERVING
+    assert await health_of(channel, NAME) == serving
+    assert await health_of(channel, "") == serving
+    assert await health_of(channel, LIVENESS) == serving
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    names: set[str] = set()
+    async for reply in stub.ServerReflectionInfo(iter([request])):
+        names |= {service.name for service in reply.list_services_response.service}
+    assert NAME in names
+
+
+async def test_a_dead_component_is_not_serving_and_not_alive(toy: Toy, channel: grpc.aio.Channel) -> None:
+    toy.alive = False
+    stub = health_pb2_grpc.HealthStub(channel)
+    async for reply in stub.Watch(health_pb2.HealthCheckRequest(service=LIVENESS), timeout=10):
+        if reply.status == health_pb2.HealthCheckResponse.NOT_SERVING:
+            break
+    assert await health_of(channel, NAME) == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def test_a_call_in_flight_ends_well_while_the_server_drains(toy: Toy) -> None:
+    server = RunningServer(toy, ServiceSettings.load(drain_s=10))
+    async with server, grpc.aio.insecure_channel(server.address) as channel:
+        call = critic_pb2_grpc.CriticServiceStub(channel).Critique(critic_pb2.CritiqueRequest())
+        await asyncio.wait_for(toy.servicer.entered.wait(), 10)
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=NAME), timeout=10)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        stopping = asyncio.create_task(server.stop())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        watch.cancel()
+        toy.servicer.release.set()
+        assert (await call).text == "done"
+        await stopping
+    assert toy.stopped
+
+
+async def test_a_port_in_use_is_one_sentence(toy: Toy) -> None:
+    async with RunningServer(toy, ServiceSettings.load()) as server:
+        with pytest.raises(errors.ConfigurationError, match="port is in use"):
+            await RunningServer(Toy(), ServiceSettings.load(port=server.port)).listen()
+
+
+def test_listening_beyond_loopback_needs_a_decision() -> None:
+    with pytest.raises(errors.ConfigurationError, match="allow_plaintext"):
+        ServiceSettings.load(host="0.0.0.0")
+    assert ServiceSettings.load(host="0.0.0.0", allow_plaintext=True).host == "0.0.0.0"
+
+
+async def test_tls_serves_and_a_renewed_certificate_is_used_without_a_restart(toy: Toy, tmp_path: Path) -> None:
+    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+
+    def issue() -> bytes:
+        command = (
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
+        )
+        out = ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+        subprocess.run([*command.split(), *out], check=True, capture_output=True)
+        return certificate.read_bytes()
+
+    issue()
+    settings = ServiceSettings.load(host="localhost", tls_certificate=certificate, tls_key=key)
+    async with running(toy, settings) as address:
+        for _ in range(2):
+            trusted = issue()
+            credentials = grpc.ssl_channel_credentials(trusted)
+            async with grpc.aio.secure_channel(address, credentials) as channel:
+                assert await health_of(channel, NAME) == health_pb2.HealthCheckResponse.SERVING
+            presented = await asyncio.to_thread(ssl.get_server_certificate, ("localhost", int(address.split(":")[1])))
+            assert ssl.PEM_cert_to_DER_cert(presented) == ssl.PEM_cert_to_DER_cert(trusted.decode())
+
+
+def test_core_gateway_and_command_line_import_no_model_library() -> None:
+    code = (
+        "import sys, services.core.server, services.core.batching, services.core.devices, services.gateway.servicer, "
+        "services.cli.__main__; print(sorted({'torch','transformers','peft','open_clip','hnswlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stderr

@@ -1,0 +1,156 @@
+"""The batcher gives each caller its own answer, whatever arrives beside it."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.core.batching import Batcher
+from services.core.errors import Draining, InvalidArgument, Overloaded, QueuedTooLong
+
+
+class Gate:
+    """A model that doubles numbers, and waits while its gate is shut."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.entered = threading.Event()
+        self.batches: list[list[int]] = []
+
+    def __call__(self, items: list[int]) -> Sequence[int | BaseException]:
+        self.batches.append(list(items))
+        self.entered.set()
+        assert self.open.wait(10)
+        return [2 * item for item in items]
+
+
+def doubled(items: list[int]) -> Sequence[int | BaseException]:
+    return [InvalidArgument("negative") if item < 0 else 2 * item for item in items]
+
+
+async def entered(gate: Gate) -> None:
+    assert await asyncio.to_thread(gate.entered.wait, 10)
+
+
+@given(
+    values=st.lists(st.integers(-3, 50), max_size=40),
+    max_batch=st.integers(1, 8),
+    cancelled=st.sets(st.integers(0, 39)),
+)
+@settings(max_examples=60, deadline=None)
+def test_each_caller_gets_its_own_result(values: list[int], max_batch: int, cancelled: set[int]) -> None:
+    async def scenario() -> None:
+        batcher: Batcher[int, int] = Batcher(doubled, name="t", max_batch=max_batch, max_queue=64, key=lambda v: v % 2)
+        tasks = [asyncio.create_task(batcher.submit(value)) for value in values]
+        await asyncio.sleep(0)
+        for index in cancelled & set(range(len(tasks))):
+            tasks[index].cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        for index, (value, result) in enumerate(zip(values, results, strict=True)):
+            if index in cancelled:
+                assert isinstance(result, asyncio.CancelledError) or result == 2 * value
+            elif value < 0:
+                assert isinstance(result, InvalidArgument)
+            else:
+                assert result == 2 * value
+        await batcher.close()
+
+    asyncio.run(scenario())
+
+
+async def test_what_waited_becomes_one_batch_and_the_cancelled_are_dropped() -> None:
+    gate = Gate()
+    batcher: Batcher[int, int] = Batcher(gate, name="t", max_batch=8, max_queue=64)
+    first = asyncio.create_task(batcher.submit(0))
+    await entered(gate)
+    rest = [asyncio.create_task(batcher.submit(value)) for value in range(1, 6)]
+    await asyncio.sleep(0)
+    rest[1].cancel()
+    await asyncio.sleep(0)
+    gate.open.set()
+    assert await first == 0
+    await asyncio.gather(*rest, return_exceptions=True)
+    assert gate.batches == [[0], [1, 3, 4, 5]]
+    await batcher.close()
+
+
+async def test_items_of_different_keys_never_share_a_batch() -> None:
+    gate = Gate()
+    batcher: Batcher[int, int] = Batcher(gate, name="t", max_batch=8, max_queue=64, key=lambda value: value % 2)
+    tasks = [asyncio.create_task(batcher.submit(0))]
+    await entered(gate)
+    tasks += [asyncio.create_task(batcher.submit(value)) for value in (1, 2, 3, 4)]
+    await asyncio.sleep(0)
+    gate.open.set()
+    await asyncio.gather(*tasks)
+    assert gate.batches == [[0], [1, 3], [2, 4]]
+    await batcher.close()
+
+
+async def test_a_full_queue_refuses_at_once_and_a_leaver_makes_room() -> None:
+    gate = Gate()
+    batcher: Batcher[int, int] = Batcher(gate, name="t", max_batch=1, max_queue=2)
+    running = asyncio.create_task(batcher.submit(0))
+    await entered(gate)
+    waiting = [asyncio.create_task(batcher.submit(value)) for value in (1, 2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded) as refused:
+        await batcher.submit(3)
+    assert refused.value.retry_after_s is not None
+    assert refused.value.retry_after_s > 0
+    waiting[0].cancel()
+    await asyncio.sleep(0)
+    late = asyncio.create_task(batcher.submit(4))
+    await asyncio.sleep(0)
+    gate.open.set()
+    assert await running == 0
+    assert await waiting[1] == 4
+    assert await late == 8
+    await batcher.close()
+
+
+async def test_a_deadline_that_has_passed_is_refused_before_the_model() -> None:
+    gate = Gate()
+    batcher: Batcher[int, int] = Batcher(gate, name="t", max_batch=1, max_queue=2)
+    with pytest.raises(QueuedTooLong):
+        await batcher.submit(1, deadline=time.monotonic() - 1)
+    assert gate.batches == []
+    gate.open.set()
+    await batcher.close()
+
+
+async def test_a_failing_batch_fails_its_callers_and_the_next_one_runs() -> None:
+    def run(items: list[int]) -> list[int]:
+        if 13 in items:
+            raise ValueError("thirteen")
+        return items
+
+    batcher: Batcher[int, int] = Batcher(run, name="t", max_batch=4, max_queue=4)
+    with pytest.raises(ValueError, match="thirteen"):
+        await batcher.submit(13)
+    assert await batcher.submit(7) == 7
+    assert batcher.alive
+    await batcher.close()
+    with pytest.raises(Draining):
+        await batcher.submit(1)
+
+
+async def test_a_result_too_few_is_a_fault_and_not_another_callers_answer() -> None:
+    batcher: Batcher[int, int] = Batcher(lambda items: items[1:], name="t", max_batch=4, max_queue=4)
+    with pytest.raises(RuntimeError, match="0 results for 1"):
+        await batcher.submit(1)
+    await batcher.close()
+
+
+async def test_admission_is_measured() -> None:
+    batcher: Batcher[int, int] = Batcher(doubled, name="t", max_batch=4, max_queue=4)
+    result, admission = await batcher.submit_measured(4)
+    assert result == 8
+    assert admission.batch == 1
+    assert admission.queue_s >= 0
+    assert admission.compute_s >= 0
+    await batcher.close()

@@ -1,0 +1,255 @@
+"""An advisor as a folder: who it is, and its reference photographs with what is known of each.
+
+    ansel/
+      advisor.yaml     id, name, bio, years, focus_areas, voice, link; all optional
+      references/      the photographs; without this folder, those beside advisor.yaml
+      metadata.yaml    for each file name: title, year, location, description, significance, tags, best_for
+
+Everything but one photograph is optional. The folder's texts are data: YAML is read by the safe loader, file names
+name files of the photographs' folder and nothing else, and what does not fit ends in one sentence.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import yaml
+from mondrian.types.v1 import types_pb2
+
+from services.core.errors import ConfigurationError
+from services.core.images import EXTENSIONS
+
+ID_PATTERN: Final = re.compile(r"[a-z0-9-]{1,64}")
+DIMENSIONS: Final = tuple(
+    value.name.removeprefix("DIMENSION_").lower()
+    for value in types_pb2.Dimension.DESCRIPTOR.values
+    if value.number != types_pb2.DIMENSION_UNSPECIFIED
+)
+"""The names of the eight dimensions, in the contract's order."""
+ADVISOR_KEYS: Final = frozenset({"id", "name", "bio", "years", "focus_areas", "voice", "link"})
+METADATA_KEYS: Final = frozenset({"title", "year", "location", "description", "significance", "tags", "best_for"})
+MAX_YAML_BYTES: Final = 16 * 1024 * 1024
+MAX_TEXT: Final = 4_000
+
+
+@dataclass(frozen=True)
+class ReferenceFile:
+    """A reference photograph as the folder has it; texts are empty where the metadata says nothing."""
+
+    path: Path
+    """Where the file is."""
+    file_name: str
+    """Its name without directories."""
+    title: str
+    """Its title; the file's name without its ending where the metadata has none."""
+    year: int | None = None
+    """The year it was made, 1800 to 2200."""
+    location: str = ""
+    """Where it was made."""
+    description: str = ""
+    """What it shows."""
+    significance: str = ""
+    """Why it matters."""
+    tags: tuple[str, ...] = ()
+    """Free keywords, in the metadata's order."""
+    best_for: tuple[str, ...] = ()
+    """The dimensions it teaches best, by their names in DIMENSIONS, in the metadata's order."""
+
+
+@dataclass(frozen=True)
+class AdvisorFolder:
+    """An advisor and its photographs, sorted by file name; texts are empty where advisor.yaml says nothing."""
+
+    id: str
+    """The identity: [a-z0-9-], 1 to 64 characters."""
+    name: str
+    """The name a person reads; the id where there is none."""
+    bio: str
+    """A short biography."""
+    years: str
+    """The years of life or work, in words."""
+    focus_areas: tuple[str, ...]
+    """What the advisor is known for, most important first."""
+    voice: str
+    """How the advisor speaks, in words."""
+    link: str
+    """A page to read more."""
+    photographs: tuple[ReferenceFile, ...]
+    """At least one."""
+    notices: tuple[str, ...] = ()
+    """Sentences about what was passed over: files that are no photographs, metadata of missing files, other fields."""
+
+
+def load_advisor(path: Path, advisor_id: str | None = None) -> AdvisorFolder:
+    """Returns the advisor of a folder; `advisor_id` may name it where advisor.yaml does not.
+
+    Raises:
+        ConfigurationError: the folder or its photographs are missing, a file is not YAML of the form above, or a
+            value is out of range; the sentence names the file and what to write there.
+    """
+    if not path.is_dir():
+        fault = "is a file, not a folder" if path.exists() else "does not exist"
+        raise ConfigurationError(
+            f"The advisor folder {path} {fault}; give a folder with references/ and, if you like, advisor.yaml in it."
+        )
+    about_file = path / "advisor.yaml"
+    about = _mapping(about_file)
+    identity = _identity(path, about_file, about, advisor_id)
+    folder = path / "references" if (path / "references").is_dir() else path
+    notices = _unknown("advisor.yaml", about, ADVISOR_KEYS)
+    files = _photographs(folder, notices)
+    metadata = _metadata(path / "metadata.yaml", {file.name for file in files}, notices)
+    return AdvisorFolder(
+        id=identity,
+        name=_text(about_file, about, "name") or identity,
+        bio=_text(about_file, about, "bio"),
+        years=_text(about_file, about, "years"),
+        focus_areas=_texts(about_file, about, "focus_areas"),
+        voice=_text(about_file, about, "voice"),
+        link=_text(about_file, about, "link"),
+        photographs=tuple(_reference(path / "metadata.yaml", file, metadata.get(file.name, {})) for file in files),
+        notices=tuple(notices),
+    )
+
+
+def require_id(advisor_id: str, where: str = "The advisor id") -> str:
+    """Returns the id as it is.
+
+    Raises:
+        ConfigurationError: it is not 1 to 64 characters of a-z, 0-9 and the hyphen.
+    """
+    if not ID_PATTERN.fullmatch(advisor_id):
+        raise ConfigurationError(
+            f"{where} {advisor_id[:80]!r} does not fit: use 1 to 64 characters of a-z, 0-9 and '-', like 'ansel'."
+        )
+    return advisor_id
+
+
+def _identity(path: Path, about_file: Path, about: dict[str, object], asked: str | None) -> str:
+    written = _text(about_file, about, "id")
+    if written:
+        require_id(written, f"{about_file}: the id")
+    if asked is None:
+        return written or require_id(path.resolve().name, "The folder has no advisor.yaml with an id, and its name")
+    require_id(asked)
+    if written and written != asked:
+        raise ConfigurationError(
+            f"{about_file} names the advisor '{written}', not '{asked}'; change the id there, or ask for '{written}'."
+        )
+    return asked
+
+
+def _photographs(folder: Path, notices: list[str]) -> list[Path]:
+    files: list[Path] = []
+    for path in sorted(folder.iterdir(), key=lambda each: each.name):
+        if path.name.startswith(".") or not path.is_file():
+            continue
+        if path.suffix.lower() in EXTENSIONS:
+            files.append(path)
+        elif path.name not in ("advisor.yaml", "metadata.yaml"):
+            notices.append(f"{path.name} is passed over: its name does not end like that of a photograph.")
+    if not files:
+        raise ConfigurationError(f"{folder} holds no photograph; put JPEG, PNG, WebP, TIFF, GIF or BMP files into it.")
+    return files
+
+
+def _metadata(path: Path, file_names: set[str], notices: list[str]) -> dict[str, dict[str, object]]:
+    entries: dict[str, dict[str, object]] = {}
+    for file_name, entry in _mapping(path).items():
+        if not isinstance(entry, dict):
+            raise ConfigurationError(
+                f"{path}: '{file_name}' must be followed by fields ({_listed(METADATA_KEYS)}), one a line."
+            )
+        notices += _unknown(f"metadata.yaml, {file_name}", entry, METADATA_KEYS)
+        if file_name in file_names:
+            entries[file_name] = entry
+        else:
+            notices.append(f"metadata.yaml describes {file_name!r}, which is not among the photographs.")
+    return entries
+
+
+def _reference(metadata_file: Path, path: Path, entry: dict[str, object]) -> ReferenceFile:
+    where = metadata_file
+    year = entry.get("year")
+    if year is not None and (isinstance(year, bool) or not isinstance(year, int) or not 1800 <= year <= 2200):
+        raise ConfigurationError(
+            f"{where}: the year of '{path.name}' is {str(year)[:40]!r}; write a number from 1800 to 2200, or none."
+        )
+    best_for = tuple(name.lower().replace(" ", "_") for name in _texts(where, entry, "best_for"))
+    for name in best_for:
+        if name not in DIMENSIONS:
+            raise ConfigurationError(f"{where}: best_for of '{path.name}' names {name!r}; use {', '.join(DIMENSIONS)}.")
+    return ReferenceFile(
+        path=path,
+        file_name=path.name,
+        title=_text(where, entry, "title") or path.stem,
+        year=year if isinstance(year, int) else None,
+        location=_text(where, entry, "location"),
+        description=_text(where, entry, "description"),
+        significance=_text(where, entry, "significance"),
+        tags=_texts(where, entry, "tags"),
+        best_for=best_for,
+    )
+
+
+def _mapping(path: Path) -> dict[str, object]:
+    """Returns a YAML file's mapping with text keys; empty where there is no file or nothing in it."""
+    if not path.exists():
+        return {}
+    try:
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise ConfigurationError(f"{path} has more than 16 MiB; keep only the photographs' fields in it.")
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark is not None else ""
+        raise ConfigurationError(f"{path} is not YAML{line}; mend that line (indentation, quotes, colons).") from error
+    except RecursionError as error:
+        raise ConfigurationError(f"{path} is nested too deeply; write the fields as in the sample advisors.") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read ({error.strerror}); mend its permissions.") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path} must hold 'name: value' lines, not a {type(content).__name__}.")
+    return {str(key): value for key, value in content.items()}
+
+
+def _text(where: Path, entry: dict[str, object], key: str) -> str:
+    value = entry.get(key)
+    if value is None:
+        return ""
+    if isinstance(value, (dict, list)):
+        raise ConfigurationError(f"{where}: '{key}' must be text; put it in quotes.")
+    text = " ".join(str(value).split())
+    if len(text) > MAX_TEXT:
+        raise ConfigurationError(f"{where}: '{key}' has {len(text):,} characters; shorten it to {MAX_TEXT:,}.")
+    return text
+
+
+def _texts(where: Path, entry: dict[str, object], key: str) -> tuple[str, ...]:
+    value = entry.get(key)
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    if not isinstance(value, list) or any(isinstance(part, (dict, list)) for part in value):
+        raise ConfigurationError(f"{where}: '{key}' must be a list of words, like [{key}-one, {key}-two].")
+    return tuple(" ".join(str(part).split())[:200] for part in value if part is not None)
+
+
+def _unknown(where: str, entry: dict[str, object], known: frozenset[str]) -> list[str]:
+    return [
+        f"{where}: '{key}' is passed over, since only these are used: {_listed(known)}."
+        for key in entry
+        if key not in known
+    ]
+
+
+def _listed(words: frozenset[str]) -> str:
+    return ", ".join(sorted(words))

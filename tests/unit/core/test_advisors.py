@@ -1,0 +1,141 @@
+"""Advisor folders as people write them: complete, minimal, and wrong in one place at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.core.advisors import DIMENSIONS, load_advisor, require_id
+from services.core.errors import ConfigurationError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "ansel"
+    (path / "references").mkdir(parents=True)
+    for name in ("b.jpg", "a.PNG", "notes.txt", ".hidden.jpg"):
+        (path / "references" / name).write_bytes(b"x")
+    (path / "references" / "deeper").mkdir()
+    return path
+
+
+def sentence(folder: Path, advisor_id: str | None = None) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        load_advisor(folder, advisor_id)
+    message = str(caught.value)
+    assert message.endswith(".")
+    assert "\n" not in message
+    return message
+
+
+def test_reads_a_complete_folder(folder: Path) -> None:
+    (folder / "advisor.yaml").write_text(
+        "id: ansel\nname: Ansel\nbio: |\n  Two\n  lines.\nyears: 1902-1984\n"
+        "focus_areas: [tone, depth]\nvoice: calm\nlink: https://example.org\n"
+    )
+    (folder / "metadata.yaml").write_text(
+        "b.jpg:\n  title: 'Lake'\n  year: 1941\n  location: A valley\n  description: Still water\n"
+        "  significance: Calm\n  tags: [lake, dawn]\n  best_for: [lighting, Depth perspective]\n"
+    )
+    advisor = load_advisor(folder)
+    assert (advisor.id, advisor.name, advisor.bio, advisor.years) == ("ansel", "Ansel", "Two lines.", "1902-1984")
+    assert advisor.focus_areas == ("tone", "depth")
+    assert (advisor.voice, advisor.link) == ("calm", "https://example.org")
+    first, second = advisor.photographs
+    assert (first.file_name, first.title, first.year) == ("a.PNG", "a", None)
+    assert first.path == folder / "references" / "a.PNG"
+    assert (second.title, second.year, second.location) == ("Lake", 1941, "A valley")
+    assert second.tags == ("lake", "dawn")
+    assert second.best_for == ("lighting", "depth_perspective")
+    assert advisor.notices == ("notes.txt is passed over: its name does not end like that of a photograph.",)
+
+
+def test_a_folder_of_photographs_is_enough(tmp_path: Path) -> None:
+    path = tmp_path / "my-hero"
+    path.mkdir()
+    (path / "one.jpeg").write_bytes(b"x")
+    advisor = load_advisor(path)
+    assert (advisor.id, advisor.name) == ("my-hero", "my-hero")
+    assert [photograph.title for photograph in advisor.photographs] == ["one"]
+    assert advisor.notices == ()
+    assert load_advisor(path, "other").id == "other"
+
+
+def test_says_what_it_passes_over(folder: Path) -> None:
+    (folder / "advisor.yaml").write_text("nmae: Ansel\n")
+    (folder / "metadata.yaml").write_text("../../etc/passwd: {title: No}\nb.jpg: {titel: Lake}\n")
+    advisor = load_advisor(folder)
+    assert [photograph.title for photograph in advisor.photographs] == ["a", "b"]
+    notices = " ".join(advisor.notices)
+    for word in ("nmae", "titel", "'../../etc/passwd'", "notes.txt"):
+        assert word in notices
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("advisor.yaml", "id: Ansel Adams", ("advisor.yaml", "Ansel Adams", "a-z")),
+        ("advisor.yaml", "name: [a, b]", ("advisor.yaml", "'name'", "quotes")),
+        ("advisor.yaml", "focus_areas: {a: b}", ("'focus_areas'", "list")),
+        ("advisor.yaml", "- a\n- b", ("name: value",)),
+        ("advisor.yaml", "name: 'open", ("not YAML", "line")),
+        ("advisor.yaml", "!!python/object/apply:os.system ['true']", ("not YAML",)),
+        ("advisor.yaml", "bio: " + "x" * 5_000, ("5,000 characters",)),
+        ("advisor.yaml", "[" * 5_000, ("advisor.yaml",)),
+        ("metadata.yaml", "b.jpg: Lake", ("'b.jpg'", "title")),
+        ("metadata.yaml", "b.jpg: {year: soon}", ("b.jpg", "soon", "1800 to 2200")),
+        ("metadata.yaml", "b.jpg: {year: 1066}", ("1066",)),
+        ("metadata.yaml", "b.jpg: {year: true}", ("True",)),
+        ("metadata.yaml", "b.jpg: {best_for: [sharpness]}", ("sharpness", "focus_sharpness")),
+    ],
+)
+def test_names_the_file_and_what_to_write(folder: Path, file: str, text: str, words: tuple[str, ...]) -> None:
+    (folder / file).write_text(text)
+    message = sentence(folder)
+    for word in words:
+        assert word in message
+
+
+def test_refuses_text_that_is_not_utf8(folder: Path) -> None:
+    (folder / "advisor.yaml").write_bytes(b"name: \xff\xfe\xfa")
+    assert "UTF-8" in sentence(folder)
+
+
+def test_refuses_missing_and_empty_folders(tmp_path: Path) -> None:
+    assert "does not exist" in sentence(tmp_path / "none")
+    (tmp_path / "file").write_text("x")
+    assert "not a folder" in sentence(tmp_path / "file")
+    (tmp_path / "empty").mkdir()
+    assert "no photograph" in sentence(tmp_path / "empty")
+
+
+def test_the_id_asked_for_and_the_id_written_must_agree(folder: Path) -> None:
+    (folder / "advisor.yaml").write_text("id: ansel")
+    assert load_advisor(folder, "ansel").id == "ansel"
+    assert "'ansel'" in sentence(folder, "okeefe")
+
+
+@given(st.text(min_size=0, max_size=80))
+def test_ids_are_lower_case_words(text: str) -> None:
+    allowed = set("abcdefghijklmnopqrstuvwxyz0123456789-")
+    if 1 <= len(text) <= 64 and set(text) <= allowed:
+        assert require_id(text) == text
+    else:
+        with pytest.raises(ConfigurationError, match="a-z"):
+            require_id(text)
+
+
+def test_the_dimensions_are_the_contracts_eight() -> None:
+    assert DIMENSIONS == (
+        "composition",
+        "lighting",
+        "focus_sharpness",
+        "color_harmony",
+        "subject_isolation",
+        "depth_perspective",
+        "visual_balance",
+        "emotional_impact",
+    )

@@ -1,0 +1,69 @@
+# Every target works on a fresh machine: what it needs is installed into .venv first.
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# A photograph of your own: make demo PHOTO=path
+PHOTO ?=
+# A folder of photographs of your own, for the figures on real photographs: make mini-eval PHOTOS=folder
+PHOTOS ?=
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check lint format types imports protos protos-check manifests lock mini mini-eval \
+        score-eval bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
+
+install: $(INSTALLED)  ## make .venv with everything in the locked versions
+
+$(INSTALLED): pyproject.toml deploy/constraints.txt deploy/install.sh
+	@VENV=$(VENV) deploy/install.sh
+	@touch $@
+
+demo: install  ## start the four services, analyse a photograph in all modes, write a report  [PHOTO=path]
+	@$(BIN)/mondrian demo $(if $(PHOTO),"$(PHOTO)")
+
+test: install  ## run every test
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: install lint types imports protos-check manifests test  ## lint, types, imports, stubs, manifests, tests
+
+lint:
+	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
+
+format: install  ## format the code
+	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
+
+types:
+	@$(BIN)/mypy --no-error-summary
+
+imports:
+	@$(BIN)/lint-imports --no-logo 2>&1 | tail -n 1; exit $${PIPESTATUS[0]}
+
+protos: install  ## generate the stubs anew
+	@$(BIN)/python -m tests.contract.generate protos
+
+protos-check:
+	@$(BIN)/python -m tests.contract.generate --check protos
+
+manifests:
+	@PATH="$(abspath $(BIN)):$$PATH" deploy/verify/check.sh
+
+lock: install  ## write the versions of everything installed to deploy/constraints.txt
+	@$(BIN)/python -m pip --disable-pip-version-check freeze --exclude-editable | sed 's/+cpu$$//' > deploy/constraints.txt
+
+mini: install  ## draw the sample advisors and train the embedded models anew, from a seed
+	@$(BIN)/python -m deploy.mini.draw_advisors
+	@$(BIN)/python -m deploy.mini.train_clip
+	@$(BIN)/python -m deploy.mini.train_vlm
+	@$(BIN)/python -m deploy.mini.train_adapters
+
+mini-eval: install  ## measure the embedded models  [PHOTOS=folder]
+	@$(BIN)/python -m deploy.mini.evaluate_clip $(if $(PHOTOS),--photos "$(PHOTOS)")
+	@$(BIN)/python -m deploy.mini.evaluate_vlm $(if $(PHOTOS),--photos "$(PHOTOS)")
+
+clean:  ## remove everything that was installed, pre-computed or cached
+	@rm -rf $(VENV) .mondrian .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+SHELL := /bin/bash

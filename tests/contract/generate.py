@@ -1,6 +1,6 @@
 """Generates the stubs beside the protos, or checks that the committed ones are what the protos say.
 
-    python -m tests.contract.generate [--check] protos
+python -m tests.contract.generate [--check] protos
 """
 
 from __future__ import annotations

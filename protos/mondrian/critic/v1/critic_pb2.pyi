@@ -31,7 +31,7 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_STOP: _FinishReason.ValueType  # 1
     """The model ended the text."""
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 2
-    """max_tokens was reached; the text may break off."""
+    """The limit of tokens (max_tokens) was reached; the text may break off."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why a generation ended."""
@@ -41,7 +41,7 @@ FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
 FINISH_REASON_STOP: FinishReason.ValueType  # 1
 """The model ended the text."""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
-"""max_tokens was reached; the text may break off."""
+"""The limit of tokens (max_tokens) was reached; the text may break off."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 class _AdapterState:

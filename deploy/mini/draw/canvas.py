@@ -38,6 +38,7 @@ def relief(surface: FloatImage, direction: tuple[float, float, float], strength:
     `surface` is in arbitrary units, its gradient is taken over one frame height times `strength`; `direction`
     points to the light (x to the right, y down, z to the viewer) and need not be of unit length.
     """
+    surface = np.ascontiguousarray(surface, np.float32)
     scale = strength * surface.shape[0] / 8.0
     across = cv2.Sobel(surface, cv2.CV_32F, 1, 0, ksize=3) * scale
     down = cv2.Sobel(surface, cv2.CV_32F, 0, 1, ksize=3) * scale
@@ -78,6 +79,19 @@ class Canvas:
     ) -> FloatImage:
         """Draw fractal noise of the picture's size (see `noise.fractal`)."""
         return fractal(self.grain, self.height, self.width, cells, gain, stretch, finest)
+
+    def ground(self, horizon: float, cells: float = 10.0, gain: float = 0.7, across: float = 1.0) -> FloatImage:
+        """Noise on a plane that recedes to `horizon` (0 top..1 bottom), fading where it is too fine to see.
+
+        Returns float32 [H, W], mean about 0; `across` > 1 draws features out to the sides.
+        """
+        side = 256 if self.height < 300 else 768
+        tile = fractal(self.grain, side, side, cells, gain)
+        far = 1.0 / (np.maximum(self.y - horizon, 0.0) + 0.035)
+        u = (self.x - self.aspect / 2) * far * np.float32(0.22 * side / across) + 0.37 * side
+        v = far * np.float32(0.30 * side) + 0 * self.x
+        seen = cv2.remap(tile, u.astype(np.float32), v.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        return seen * smoothstep(24.0, 3.0, far)
 
     def paint(self, mask: FloatImage, paint: NDArray[np.float32]) -> None:
         """Lay `paint` ([3] or [H, W, 3], linear light) over the picture where `mask` ([H, W], 0..1) says."""

@@ -16,6 +16,16 @@ def caption(attributes: dict[str, str], details: dict[str, str]) -> str:
         "lake": f"a {details.get('water', '')} lake before {details.get('ridges', '')} ridges, a {subject} {place}",
         "dunes": f"{details.get('dunes', '')} sand dunes with the highest crest {place}",
         "tree": f"a lone {details.get('season', '')} tree {place} on a plain",
+        "hills": f"{details.get('hills', '')} {details.get('cut', '')} desert hills, the highest {place}",
+        "forest": f"a {details.get('bark', '')} trunk {place} in a {details.get('season', '')} forest",
+        "waterfall": f"a {details.get('width', '')} waterfall {place} over a cliff into a pool",
+        "rocks": f"a boulder {place} on {details.get('ground', '')}, {details.get('rocks', '')} rocks",
+        "clouds": f"a {subject} {place} above a floor of small clouds"
+        if details.get("floor")
+        else f"a great cloud {place} over low hills",
+        "adobe": f"an adobe house with a {details.get('hue', '')} doorway {place}, {details.get('beams', '')} beams",
+        "skull": f"the skull of a cow {place}",
+        "shell": f"a shell with {details.get('hue', '')} stripes {place}",
         "flower": f"a {details.get('hue', '')} flower of {details.get('petals', '')} petals {place}, close up",
     }
     parts = [heads[kind]]

@@ -29,7 +29,7 @@ def photograph(canvas: Canvas, manner: str | None, exposure: float) -> NDArray[n
         display *= np.float32([1.03, 1.0, 0.95])
     else:
         saturation, contrast = gen.uniform(0.55, 1.35), gen.uniform(0.85, 1.25)
-        grain = gen.choice((0.004, 0.01, 0.025))
+        grain = gen.choice((0.003, 0.008, 0.016))
         display *= gen.uniform(0.95, 1.05, 3).astype(np.float32)
     grey = display.mean(axis=2, keepdims=True)
     display = grey + (display - grey) * np.float32(saturation)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.mini.draw import captions, manners, plants, sky, terrain, water
+from deploy.mini.draw import adobe, bones, captions, manners, plants, sky, stone, terrain, water
 from deploy.mini.draw.canvas import Canvas, colour
 from deploy.mini.draw.lighting import Light, choose_light
 
@@ -177,14 +177,164 @@ def flower(plan: Plan) -> None:
     plan.details = {"hue": hue, "petals": captions.NUMBERS[petals]}
 
 
+def _backdrop(plan: Plan) -> None:
+    """Open ground under a plain sky, or a wall of one colour: a stage for a large form."""
+    canvas, gen = plan.canvas, plan.canvas.choose
+    if gen.random() < 0.6:
+        _sky(plan, False)
+        terrain.hills(canvas, plan.light, plan.line, int(gen.integers(1, 4)), gen.uniform(0.1, 0.9), gen.uniform(0, 0.5))
+        return
+    plan.horizon = "none"
+    tone = terrain.any_colour(canvas, ("8fa6b8", "b8a890", "7a3c30", "d8cfc0", "40506a", "a8783c"))
+    shade = 0.55 + 0.12 * canvas.noise(1.2, 0.4) + 0.02 * canvas.noise(20, 0.8)
+    canvas.light[:] = plan.light.shine(tone + 0 * canvas.light, shade.astype(np.float32))
+
+
+def hills(plan: Plan) -> None:
+    """Smooth hills of a desert, in bands of red, rose and ochre."""
+    gen = plan.canvas.choose
+    if plan.horizon == "low":
+        plan.horizon, plan.line = "middle", gen.uniform(*_HORIZONS["middle"])
+    _sky(plan, False)
+    count, cut = int(gen.integers(2, 6)), gen.uniform(0, 0.8)
+    terrain.hills(plan.canvas, plan.light, plan.line, count, plan.across, cut)
+    plan.subject = "hill"
+    plan.details = {"hills": captions.NUMBERS[count], "cut": "gullied" if cut > 0.4 else "smooth"}
+
+
+def forest(plan: Plan) -> None:
+    """Trunks before woods out of focus; one thick trunk is the subject."""
+    canvas, gen = plan.canvas, plan.canvas.choose
+    season = str(gen.choice(("spring", "summer", "autumn", "winter")))
+    leaf = {"spring": "9cb84a", "summer": "3f6a2c", "autumn": "c8862a", "winter": "a8b0b4"}[season]
+    plants.foliage(canvas, plan.light, colour(leaf))
+    canvas.blur(0.012)
+    birch = bool(gen.random() < 0.6)
+    bark = colour("d8d4c8" if birch else "5a4636")
+    count = int(gen.integers(2, 10))
+    plants.trunks(canvas, plan.light, 8, 0.84, 0.022, bark * 0.6, birch)
+    canvas.light += 0.12 * (plan.light.horizon - canvas.light)
+    canvas.blur(0.005)
+    ground = colour({"spring": "6a8038", "summer": "4a5a30", "autumn": "8a5a2a", "winter": "d0d4da"}[season])
+    terrain.plain(canvas, plan.light, 0.80, ground)
+    plants.trunks(canvas, plan.light, count, 0.90, 0.045, bark, birch)
+    plants.trunk(canvas, plan.light, plan.x, 0.97, gen.uniform(0.11, 0.16), plants.bark_texture(canvas, bark, birch))
+    plan.subject, plan.horizon, plan.shallow = "trunk", "none", True
+    plan.details = {"season": season, "bark": "pale birch" if birch else "dark pine"}
+
+
+def waterfall(plan: Plan) -> None:
+    """A fall of water over a cliff into a pool."""
+    canvas, gen = plan.canvas, plan.canvas.choose
+    plan.horizon, plan.line = "high", 0.22
+    _sky(plan, False)
+    top = (gen.uniform(0.14, 0.22) - 0.03 * terrain.profile(gen, canvas.width, 4)).astype(np.float32)
+    stone.cliff(canvas, plan.light, top, terrain.any_colour(canvas, terrain.ROCK))
+    foot = gen.uniform(0.74, 0.8)
+    wide = gen.uniform(0.05, 0.11)
+    start = float(top[min(int(plan.across * canvas.width), canvas.width - 1)])
+    water.lake(canvas, plan.light, foot, 0.25)
+    stone.waterfall(canvas, plan.light, plan.x, start, foot, wide)
+    for place in (gen.uniform(0, 0.3), gen.uniform(0.7, 1.0)):
+        size = gen.uniform(0.08, 0.2)
+        stone.boulder(canvas, plan.light, place * canvas.aspect, 0.99, size, terrain.any_colour(canvas, terrain.ROCK) * 0.5)
+    plan.subject, plan.water = "waterfall", True
+    plan.details = {"width": "broad" if wide > 0.08 else "slender"}
+
+
+def rocks(plan: Plan) -> None:
+    """A boulder among pebbles or on bare ground."""
+    canvas, gen = plan.canvas, plan.canvas.choose
+    if plan.horizon == "low":
+        plan.horizon, plan.line = "high", gen.uniform(*_HORIZONS["high"])
+    _sky(plan, False)
+    beach = bool(gen.random() < 0.55)
+    if beach:
+        stone.pebbles(canvas, plan.light, plan.line)
+    else:
+        terrain.plain(canvas, plan.light, plan.line, terrain.any_colour(canvas, terrain.EARTH))
+    count = int(gen.integers(1, 6))
+    grey = terrain.ROCK if gen.random() < 0.6 else terrain.EARTH
+    for depth in np.sort(gen.uniform(0.1, 0.5, count - 1)):
+        y = plan.line + (1 - plan.line) * depth
+        stone.boulder(canvas, plan.light, gen.uniform(0, canvas.aspect), y, 0.03 + 0.12 * depth, terrain.any_colour(canvas, grey))
+    y = plan.line + (1 - plan.line) * gen.uniform(0.45, 0.6)
+    stone.boulder(canvas, plan.light, plan.x, y, gen.uniform(0.18, 0.28), terrain.any_colour(canvas, grey))
+    plan.subject = "rock"
+    plan.details = {"rocks": captions.NUMBERS[count], "ground": "pebbles" if beach else "bare earth"}
+
+
+def clouds(plan: Plan) -> None:
+    """A great cloud over a low plain, or a floor of small clouds seen from above."""
+    canvas, gen = plan.canvas, plan.canvas.choose
+    if gen.random() < 0.3:
+        plan.horizon, plan.line = "high", gen.uniform(*_HORIZONS["high"])
+        sky.sky(canvas, plan.light, plan.line)
+        moon = plan.light.time in ("night", "dusk")
+        plan.subject = "moon" if moon else "sun"
+        sky.sun_or_moon(canvas, plan.light, plan.x, plan.line * 0.5, 0.035, moon)
+        sky.cloud_floor(canvas, plan.light, plan.line)
+        plan.details = {"floor": "yes"}
+        return
+    plan.horizon, plan.line = "low", gen.uniform(0.76, 0.86)
+    sky.sky(canvas, plan.light, plan.line)
+    size = gen.uniform(0.6, 1.0)
+    sky.cumulus(canvas, plan.light, plan.x, plan.line - gen.uniform(0.06, 0.18), size)
+    terrain.ridges(canvas, plan.light, plan.line, int(gen.integers(1, 4)), 0.05, None, 0.0)
+    plan.subject = "cloud"
+
+
+def adobe_wall(plan: Plan) -> None:
+    """An adobe house with a doorway under a plain sky."""
+    canvas, gen = plan.canvas, plan.canvas.choose
+    plan.horizon, plan.line = "low", gen.uniform(0.76, 0.82)
+    _sky(plan, False)
+    terrain.plain(canvas, plan.light, plan.line, terrain.any_colour(canvas, terrain.EARTH), 0.5)
+    hue = str(gen.choice(("blue", "black", "turquoise", "red")))
+    door = colour({"blue": "2a4a9a", "black": "14100e", "turquoise": "2a9a92", "red": "9a2a1c"}[hue])
+    beams = int(gen.integers(0, 8))
+    albedo = terrain.any_colour(canvas, ("c88a5a", "d8a878", "b8704a", "e0c0a0"))
+    adobe.building(canvas, plan.light, plan.x, plan.line + 0.03, albedo, door, beams)
+    plan.subject = "doorway"
+    plan.details = {"hue": hue, "beams": captions.NUMBERS[beams]}
+
+
+def skull(plan: Plan) -> None:
+    """A cow's skull before hills or a plain wall."""
+    canvas, gen = plan.canvas, plan.canvas.choose
+    _backdrop(plan)
+    canvas.blur(0.006)
+    size = gen.uniform(0.5, 0.7) if plan.side == "centre" else gen.uniform(0.36, 0.48)
+    bones.skull(canvas, plan.light, plan.x, gen.uniform(0.5, 0.56), size, terrain.any_colour(canvas, ("d8cdb8", "e4dccb", "c8b898")))
+    plan.subject, plan.shallow = "skull", True
+
+
+def shell(plan: Plan) -> None:
+    """A spiral shell on sand or before a plain ground."""
+    canvas, gen = plan.canvas, plan.canvas.choose
+    _backdrop(plan)
+    canvas.blur(0.008)
+    size = gen.uniform(0.24, 0.34) if plan.side == "centre" else gen.uniform(0.17, 0.24)
+    hue = str(gen.choice(("red", "brown", "violet", "grey")))
+    stripe = colour({"red": "b0432e", "brown": "7a4a24", "violet": "6a4a80", "grey": "6a6a6a"}[hue])
+    bones.shell(canvas, plan.light, plan.x, gen.uniform(0.46, 0.56), size, colour("e8dcc8"), stripe)
+    plan.subject, plan.shallow = "shell", True
+    plan.details = {"hue": hue}
+
+
 _KINDS: dict[str, Callable[[Plan], None]] = {
-    "mountains": mountains, "lake": lake, "dunes": dunes, "tree": tree, "flower": flower,
+    "mountains": mountains, "lake": lake, "dunes": dunes, "hills": hills, "forest": forest, "tree": tree,
+    "waterfall": waterfall, "rocks": rocks, "clouds": clouds, "adobe": adobe_wall, "flower": flower, "skull": skull,
+    "shell": shell,
 }  # fmt: skip
 _CHOICE: dict[str | None, dict[str, float]] = {
     None: dict.fromkeys(_KINDS, 1.0),
-    "ansel": {"mountains": 3, "lake": 3, "dunes": 1, "tree": 2},
-    "okeefe": {"flower": 3, "dunes": 2, "mountains": 1, "tree": 1},
-}
+    "ansel": {
+        "mountains": 4, "lake": 4, "dunes": 2, "forest": 2, "tree": 2, "waterfall": 2, "rocks": 2, "clouds": 1, "shell": 1,
+    },
+    "okeefe": {"flower": 4, "hills": 3, "skull": 2, "adobe": 2, "shell": 1, "clouds": 2, "dunes": 1, "mountains": 1},
+}  # fmt: skip
+"""Weights of the kinds for each manner."""
 
 
 def scene(seed: int, height: int, width: int, manner: str | None = None, kind: str | None = None) -> Scene:

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from deploy.mini.draw.canvas import Canvas, smoothstep
+from deploy.mini.draw.canvas import Canvas, relief, smoothstep
 from deploy.mini.draw.lighting import Light
 
 
@@ -59,3 +59,37 @@ def clouds(canvas: Canvas, light: Light, horizon: float, cover: float) -> None:
     white = 0.62 * light.sun + 0.5 * light.horizon
     shade = 0.55 * light.zenith + 0.25 * light.horizon + 0.12 * light.sun.mean()
     canvas.paint((density * 0.95).astype(np.float32), (shade + (white - shade) * lit).astype(np.float32))
+
+
+def cumulus(canvas: Canvas, light: Light, x: float, base: float, size: float) -> None:
+    """Pile up one great cloud about `x` with its flat foot at `base`, about `size` frame heights wide."""
+    gen = canvas.choose
+    height = np.zeros((canvas.height, canvas.width), np.float32)
+    warp = 0.10 * size * canvas.noise(3, 0.6)
+    for _ in range(26):
+        across = gen.normal(0, 0.30)
+        radius = size * gen.uniform(0.10, 0.24) * (1.05 - min(abs(across), 0.8))
+        lift = gen.uniform(0, 0.75) ** 1.3 * size * max(0.55 - across**2, 0.05)
+        distance = ((canvas.x - x - across * size) ** 2 + ((canvas.y - base + lift + 0.4 * radius)) ** 2) / radius**2
+        height = np.maximum(height, radius * np.sqrt(np.clip(1 - distance + warp / size * 2.2, 0, 1)))
+    body = height / size + 0.035 * canvas.noise(7, 0.65) * (height > 0)
+    mask = smoothstep(0.015, 0.075, body) * smoothstep(base + 0.04, base - 0.02, canvas.y + 0.3 * warp)
+    cosine = relief(cv2.GaussianBlur(body * size, (0, 0), 0.006 * canvas.height + 0.3), light.toward, 1.1)
+    low = smoothstep(base - 0.45 * size, base, canvas.y)
+    lit = np.clip(0.25 + 0.85 * cosine - 0.45 * low, 0.05, 1.0)[..., None]
+    white = 0.75 * light.sun + 0.55 * light.horizon
+    shade = 0.35 * light.zenith + 0.25 * light.horizon + 0.08 * light.sun.mean()
+    canvas.paint(mask, (shade + (white - shade) * lit).astype(np.float32))
+
+
+def cloud_floor(canvas: Canvas, light: Light, horizon: float) -> None:
+    """Spread a floor of small white clouds below the viewer, receding to `horizon` (0 top..1 bottom)."""
+    field = canvas.ground(horizon, canvas.choose.uniform(7, 12), 0.42, across=1.6)
+    near = smoothstep(horizon, 1.0, canvas.y)
+    blue = 0.75 * light.zenith + 0.15 * light.horizon
+    canvas.paint(canvas.below(np.full(canvas.width, horizon, np.float32)), blue.astype(np.float32) + 0 * canvas.light)
+    density = smoothstep(-0.25, 0.15, field) * canvas.below(np.full(canvas.width, horizon, np.float32))
+    cosine = relief(field, light.toward, 0.03)
+    white = 0.62 * light.sun * (0.4 + 0.6 * cosine[..., None]) + 0.45 * light.horizon
+    air = (0.75 * (1 - near) ** 3)[..., None]
+    canvas.paint(density, (white * (1 - air) + light.horizon * air).astype(np.float32))

@@ -1,7 +1,9 @@
 """Ground: ridges in aerial perspective, dunes, plains."""
 
+import cv2
 import numpy as np
 
+from deploy.mini.draw import plants
 from deploy.mini.draw.canvas import Canvas, Colour, colour, relief, smoothstep
 from deploy.mini.draw.lighting import Light
 from deploy.mini.draw.noise import FloatImage, profile
@@ -41,8 +43,9 @@ def ridge(
     mask = canvas.below(line)
     depth = (canvas.y - line[None, :]) / max(rise, 0.05)
     surface = canvas.noise(5, 0.62, 0.7)
-    slope = relief(surface - 0.5 * np.abs(canvas.noise(4, 0.6)), light.toward, 0.22 if sharp else 0.10)
-    paint = np.broadcast_to(albedo, canvas.light.shape) * (1 + 0.16 * surface[..., None])
+    folds = np.abs(canvas.noise(3.5, 0.58, 0.8))
+    slope = relief(0.35 * surface - folds, light.toward, 0.2 if sharp else 0.07)
+    paint = albedo * (1 + 0.10 * surface[..., None])
     if snow > 0:
         cover = smoothstep(snow + 0.25, snow - 0.25, depth + 0.35 * surface)
         paint = paint * (1 - cover[..., None]) + np.float32([0.82, 0.86, 0.92]) * cover[..., None]
@@ -57,6 +60,7 @@ def ridges(
 ) -> FloatImage:
     """Paint `count` ridges, far to near, over a horizon line; the farthest carries the summit. Returns its outline."""
     palette = ROCK if canvas.choose.random() < 0.6 else FOREST
+    wooded = canvas.choose.random() < 0.75
     thick = {"clear": 0.55, "cloudy": 0.62, "hazy": 0.8}[light.weather]
     first: FloatImage | None = None
     for index in range(count):
@@ -66,30 +70,56 @@ def ridges(
         line = ridge(
             canvas,
             light,
-            base=horizon - 0.03 + near * 0.16,
+            base=horizon - 0.03 + near * 0.16 + (0.08 if near > 0.9 else 0.0),
             rise=rise if main else rise * (0.55 - 0.3 * near),
             far=thick * (1 - near) ** 0.8 if count > 1 else 0.15,
             albedo=albedo,
             peak=peak if main else None,
             snow=snow if main else 0.0,
         )
+        if near > 0.55 and wooded:
+            plants.woods(canvas, light, line, albedo, thick * (1 - near) ** 0.8)
         first = line if first is None else first
     assert first is not None
     return first
 
 
-def plain(canvas: Canvas, light: Light, horizon: float, albedo: Colour) -> None:
-    """Paint a level ground from `horizon` down, its texture growing towards the viewer."""
+def plain(canvas: Canvas, light: Light, horizon: float, albedo: Colour, rough: float = 1.0) -> None:
+    """Paint a level ground from `horizon` down, in perspective; `rough` 0..1 is the strength of its texture."""
     near = smoothstep(horizon, 1.05, canvas.y)
-    far = canvas.noise(30, 0.7, 4.0)
-    close = canvas.noise(9, 0.7, 2.0)
-    texture = far * (1 - near) + close * near
-    slope = relief(texture, light.toward, 0.12)
-    paint = np.broadcast_to(albedo, canvas.light.shape) * (1 + 0.25 * texture[..., None])
-    lit = light.shine(np.clip(paint, 0.01, 1).astype(np.float32), slope)
-    air = (0.5 * (1 - near))[..., None]
-    line = np.full(canvas.width, horizon, np.float32) - 0.004 * profile(canvas.choose, canvas.width, 5)
-    canvas.paint(canvas.below(line.astype(np.float32)), (lit * (1 - air) + light.horizon * air).astype(np.float32))
+    clumps = canvas.ground(horizon, 6.0, 0.75, across=2.0)
+    blades = canvas.noise(36, 0.85, 0.8) * near
+    slope = relief(clumps + 0.4 * blades, light.toward, 0.035 * rough)
+    tone = 1 + rough * (0.16 * clumps + 0.10 * blades)
+    lit = light.shine(np.clip(albedo * tone[..., None], 0.005, 1).astype(np.float32), slope)
+    air = (0.6 * (1 - near) ** 1.5)[..., None]
+    line = (horizon - 0.004 * profile(canvas.choose, canvas.width, 5)).astype(np.float32)
+    canvas.paint(canvas.below(line), (lit * (1 - air) + light.horizon * air).astype(np.float32))
+
+
+def hills(canvas: Canvas, light: Light, horizon: float, count: int, summit: float, gullied: float) -> None:
+    """Paint `count` smooth desert hills, far to near; the highest stands at `summit` (0..1 over the width).
+
+    `gullied` 0..1 is how deeply rain has cut them.
+    """
+    gen = canvas.choose
+    across = np.linspace(0, 1, canvas.width, dtype=np.float32)
+    for index in range(count):
+        near = index / max(count - 1, 1)
+        top = summit if index == 0 else gen.uniform(0, 1)
+        swell = 0.24 if index == 0 else gen.uniform(0.05, 0.16)
+        line = horizon + 0.02 + near * (0.86 - horizon) - swell * np.exp(-(((across - top) / gen.uniform(0.16, 0.3)) ** 2))
+        line = (line + 0.014 * profile(gen, canvas.width, 3, 0.4)).astype(np.float32)
+        depth = np.maximum(canvas.y - line[None, :], 0)
+        bulge = np.sqrt(np.clip(depth / 0.35, 0, 1))
+        cuts = np.abs(canvas.noise(3.0, 0.5, 0.35)) * gullied * np.minimum(depth * 9, 1)
+        body = bulge + 0.9 * cuts + 0.35 * canvas.noise(1.2, 0.35, 0.7)
+        cosine = relief(cv2.GaussianBlur(body, (0, 0), 0.004 * canvas.height + 0.3), light.toward, 0.16)
+        albedo = any_colour(canvas, (*EARTH, "c98a78", "b87a5a", "d8b890"))
+        bands = 0.10 * np.sin(depth * gen.uniform(20, 60) + 1.5 * canvas.noise(2, 0.4)) * gen.choice((0, 1))
+        paint = albedo * (1 + bands + 0.05 * canvas.noise(30, 0.8))[..., None]
+        lit = light.shine(np.clip(paint, 0, 1).astype(np.float32), cosine)
+        canvas.paint(canvas.below(line), light.haze(lit, 0.4 * (1 - near) ** 2))
 
 
 def dunes(canvas: Canvas, light: Light, horizon: float, count: int, crest: float, albedo: Colour) -> None:

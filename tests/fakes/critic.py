@@ -1,0 +1,108 @@
+"""Small random-weight Qwen3-VL folders in the published format, made where a test needs one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+SPECIAL = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
+    "<|video_pad|>",
+)  # fmt: skip
+# Enough of Qwen's template for a server that renders messages by it.
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for c in m.content %}{% if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a byte-level tokenizer: 256 byte tokens, then Qwen's special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def tiny_config(tokenizer: PreTrainedTokenizerFast, *, hidden: int = 64, layers: int = 3) -> Qwen3VLConfig:
+    """Return the configuration of a Qwen3-VL of a few hundred thousand parameters."""
+    ids = tokenizer.get_vocab()
+    return Qwen3VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer), "hidden_size": hidden, "intermediate_size": 2 * hidden,
+            "num_hidden_layers": layers, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 2, 2]},
+        },
+        vision_config={
+            "depth": 3, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "patch_size": 8,
+            "spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": hidden,
+            "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1],
+        },
+        image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )  # fmt: skip
+
+
+def tiny_model_folder(
+    folder: Path, *, seed: int = 0, hidden: int = 64, layers: int = 3, max_shard_size: str = "5GB"
+) -> Path:
+    """Write a random Qwen3-VL to `folder` as a hub repository holds it, and return the folder.
+
+    The weights are wide enough apart (standard deviation 0.2) that greedy choices are never ties.
+    """
+    tokenizer = tiny_tokenizer()
+    config = tiny_config(tokenizer, hidden=hidden, layers=layers)
+    generator_state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    model = Qwen3VLForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0.0, 0.2)
+            else:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    torch.random.set_rng_state(generator_state)
+    model.generation_config.eos_token_id = [config.vision_end_token_id - 2, tokenizer.pad_token_id]
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder, max_shard_size=max_shard_size, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    Qwen2VLImageProcessorPil(
+        size={"shortest_edge": 16 * 16 * 4, "longest_edge": 16 * 16 * 64},
+        patch_size=8, temporal_patch_size=2, merge_size=2, image_mean=[0.5] * 3, image_std=[0.5] * 3,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def photograph(width: int = 64, height: int = 48, seed: int = 0) -> Image.Image:
+    """Return a small RGB picture of smooth noise, the same for the same arguments."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def adapter_config(base: str, **changes: object) -> dict[str, object]:
+    """Return the JSON of a plain LoRA adapter for `base`, with `changes` made to it."""
+    plain: dict[str, object] = {
+        "peft_type": "LORA", "base_model_name_or_path": base, "r": 4, "lora_alpha": 8, "bias": "none",
+        "target_modules": ["q_proj", "v_proj"], "use_dora": False, "use_rslora": False, "lora_dropout": 0.0,
+        "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {}, "task_type": "CAUSAL_LM",
+    }  # fmt: skip
+    return json.loads(json.dumps(plain | changes))  # type: ignore[no-any-return]

@@ -1,0 +1,44 @@
+"""What an image takes from pyproject.toml, so that nothing is listed twice.
+
+`project.py requirements PYPROJECT SERVICE` prints what pip has to install for one service: the dependencies of the
+project and of the extra that is named like the service, exactly what `mondrian[SERVICE]` is given.
+`project.py metadata PYPROJECT FOLDER` writes the name and version that importlib.metadata reads: an image holds the
+code of one service, as files, and no installed distribution.
+"""
+
+import sys
+import tomllib
+from pathlib import Path
+
+
+def requirements(pyproject: Path, service: str) -> list[str]:
+    """Returns the requirements of `service`, sorted.
+
+    Raises:
+        SystemExit: pyproject.toml has no extra of that name; the sentence lists the ones it has.
+    """
+    project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
+    extras: dict[str, list[str]] = project["optional-dependencies"]
+    if service not in extras:
+        sys.exit(f"There is no service {service!r}: SERVICE is one of {', '.join(sorted(extras))}.")
+    return sorted({*project["dependencies"], *extras[service]})
+
+
+def write_metadata(pyproject: Path, folder: Path) -> Path:
+    """Returns the METADATA file, written below `folder`, which has to be on the interpreter's path."""
+    project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
+    name, version = project["name"], project["version"]
+    metadata = folder / f"{name}-{version}.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True, exist_ok=True)
+    metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
+    return metadata
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["requirements", pyproject, service]:
+            print("\n".join(requirements(Path(pyproject), service)))
+        case ["metadata", pyproject, folder]:
+            write_metadata(Path(pyproject), Path(folder))
+        case _:
+            sys.exit(__doc__)

@@ -1,0 +1,40 @@
+"""How much is let in at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from services.core.errors import Overloaded
+
+
+class Admission:
+    """Permits for requests; who finds none is refused at once instead of waiting behind others."""
+
+    def __init__(self, permits: int, retry_after_s: float = 1.0) -> None:
+        self._permits = permits
+        self._retry_after_s = retry_after_s
+        self._taken = 0
+
+    @property
+    def taken(self) -> int:
+        """The requests that hold a permit."""
+        return self._taken
+
+    @contextmanager
+    def permit(self) -> Iterator[None]:
+        """Holds a permit.
+
+        Raises:
+            Overloaded: all permits are taken; RetryInfo says when to try again.
+        """
+        if self._taken >= self._permits:
+            raise Overloaded(
+                f"The gateway is answering {self._permits} requests, as many as it may; try again in a moment.",
+                retry_after_s=self._retry_after_s,
+            )
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1

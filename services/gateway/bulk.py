@@ -1,0 +1,74 @@
+"""Many photographs over one call: a bounded number in flight, results as they are ready, one status an item."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+
+from mondrian.gateway.v1 import gateway_pb2
+from mondrian.types.v1 import types_pb2
+
+from services.core.errors import InvalidArgument, MondrianError, internal_status, reason_of, status_of
+from services.gateway.modes import MAX_KEY_CHARS
+
+log = logging.getLogger("mondrian.gateway")
+
+Analyze = Callable[[gateway_pb2.AnalyzeRequest], Awaitable[gateway_pb2.AnalyzeResponse]]
+
+
+class Bulk:
+    """Answers a stream of requests by `analyze`, at most `in_flight` at once."""
+
+    def __init__(self, analyze: Analyze, in_flight: int) -> None:
+        self._analyze = analyze
+        # A place is held from before a request is read until its result is written: neither a client that only
+        # sends nor one that does not read can fill the gateway's memory.
+        self._places = asyncio.Semaphore(in_flight)
+        self._ready: asyncio.Queue[gateway_pb2.AnalyzeBatchResponse | None] = asyncio.Queue()
+
+    async def results(
+        self, requests: AsyncIterator[gateway_pb2.AnalyzeBatchRequest]
+    ) -> AsyncGenerator[gateway_pb2.AnalyzeBatchResponse, None]:
+        """Yields one result a request, in the order in which they are ready."""
+        reading = asyncio.create_task(self._read(requests))
+        try:
+            while (result := await self._ready.get()) is not None:
+                yield result
+                self._places.release()
+            await reading
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _read(self, requests: AsyncIterator[gateway_pb2.AnalyzeBatchRequest]) -> None:
+        try:
+            # Leaving the group early, by a cancelled call or a broken stream, cancels what is in flight.
+            async with asyncio.TaskGroup() as group:
+                await self._places.acquire()
+                async for request in requests:
+                    group.create_task(self._item(request))
+                    await self._places.acquire()
+        finally:
+            self._ready.put_nowait(None)
+
+    async def _item(self, request: gateway_pb2.AnalyzeBatchRequest) -> None:
+        self._ready.put_nowait(await self._result(request))
+
+    async def _result(self, request: gateway_pb2.AnalyzeBatchRequest) -> gateway_pb2.AnalyzeBatchResponse:
+        key = request.key[:MAX_KEY_CHARS]
+        try:
+            if len(request.key) > MAX_KEY_CHARS:
+                raise InvalidArgument(f"A key has at most {MAX_KEY_CHARS} characters.", field="key")
+            response = await self._analyze(request.request)
+            return gateway_pb2.AnalyzeBatchResponse(key=key, response=response)
+        except MondrianError as error:
+            return gateway_pb2.AnalyzeBatchResponse(key=key, status=status_of(error))
+        except Exception:
+            # One item's fault ends that item, not the thousands around it.
+            request_id = uuid.uuid4().hex
+            log.exception("an item of a batch failed under request id %s", request_id)
+            status = internal_status(request_id)
+            fault = types_pb2.Status(code=status.code, reason=reason_of(status), message=status.message)
+            return gateway_pb2.AnalyzeBatchResponse(key=key, status=fault)

@@ -1,0 +1,74 @@
+"""The gateway as its server runs it: channels, the gate at the start, the servicer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import grpc.aio
+from mondrian.gateway.v1 import gateway_pb2_grpc
+
+from services.gateway.clients import CriticClient, EmbedderClient, ScorerClient
+from services.gateway.directory import Directory
+from services.gateway.fanout import Backends
+from services.gateway.servicer import GatewayServicer
+from services.gateway.settings import GatewaySettings
+
+log = logging.getLogger("mondrian.gateway")
+
+
+class Gateway:
+    """GatewayService behind a server.
+
+    It is SERVING from the end of its start-up on, whatever becomes of a backend: combined answers name what failed,
+    and a gateway that left the balancer with its backend would take the parts that still work with it.
+    """
+
+    service_name = "mondrian.gateway.v1.GatewayService"
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._settings = settings
+        self._backends: Backends | None = None
+        self._directory: Directory | None = None
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Opens the channels, which needs the running event loop, and adds the servicer."""
+        settings = self._settings
+        self._backends = Backends(
+            EmbedderClient(settings.embedder, settings.connect_s),
+            CriticClient(settings.critic, settings.connect_s),
+            ScorerClient(settings.scorer, settings.connect_s),
+        )
+        self._directory = Directory(self._backends.embedder, self._backends.critic)
+        servicer = GatewayServicer(self._backends, self._directory, settings)
+        gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server)
+
+    async def start(self) -> None:
+        """Waits for the backends, for start_gate_s at most, so that the first calls do not fail for being early."""
+        assert self._backends is not None
+        waiting = {asyncio.create_task(backend.ready()): backend for backend in self._backends.each()}
+        try:
+            await asyncio.wait(waiting, timeout=self._settings.start_gate_s)
+            for task, backend in waiting.items():
+                if not task.done():
+                    log.warning(
+                        "the %s at %s is not serving yet; answers go on without it until it is",
+                        backend.name,
+                        backend.address,
+                    )
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    def healthy(self) -> bool:
+        """Whether requests can be accepted: always, since parts that fail are answered for."""
+        return True
+
+    async def stop(self) -> None:
+        """Closes the channels."""
+        if self._directory is not None:
+            await self._directory.close()
+        if self._backends is not None:
+            for backend in self._backends.each():
+                await backend.close()

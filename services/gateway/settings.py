@@ -1,0 +1,56 @@
+"""The gateway's settings, read from MONDRIAN_GATEWAY_*."""
+
+from __future__ import annotations
+
+from mondrian.gateway.v1 import gateway_pb2
+from pydantic import Field
+
+from services.core.settings import ServiceSettings, service_config
+from services.gateway.modes import Mode
+
+# host, host:port, [v6]:port, or with a resolver in front: dns:///, ipv4:, ipv6:, unix:. Without one, dns:/// is meant.
+_ADDRESS = r"^[A-Za-z0-9_.:\[\]/,-]+$"
+
+
+class GatewaySettings(ServiceSettings):
+    """Where the backends are, how long a mode may take, and how much is let in."""
+
+    model_config = service_config("MONDRIAN_GATEWAY_")
+
+    port: int = Field(default=50050, ge=0, le=65535)
+    """The port to listen on; 0 takes a free one."""
+    embedder: str = Field(default="127.0.0.1:50051", pattern=_ADDRESS)
+    """The embedder's address, host:port; a name with several addresses is balanced over all of them."""
+    critic: str = Field(default="127.0.0.1:50052", pattern=_ADDRESS)
+    """The critic's address, host:port."""
+    scorer: str = Field(default="127.0.0.1:50053", pattern=_ADDRESS)
+    """The scorer's address, host:port."""
+
+    clip_deadline_s: float = Field(default=15.0, gt=0)
+    """Seconds that CLIP may take where the client sets no deadline."""
+    lora_deadline_s: float = Field(default=90.0, gt=0)
+    """Seconds that LORA may take where the client sets no deadline."""
+    dimensional_deadline_s: float = Field(default=30.0, gt=0)
+    """Seconds that DIMENSIONAL may take where the client sets no deadline."""
+    combined_deadline_s: float = Field(default=90.0, gt=0)
+    """Seconds that COMBINED may take where the client sets no deadline."""
+
+    max_in_flight: int = Field(default=256, ge=1)
+    """The greatest number of Analyze and StreamAnalyze calls answered at once; one more is refused at once."""
+    batch_in_flight: int = Field(default=32, ge=1)
+    """The greatest number of photographs in flight in one AnalyzeBatch call; the next is read when one is done."""
+    max_batch_in_flight: int = Field(default=128, ge=1)
+    """The greatest number of photographs in flight in all AnalyzeBatch calls together; more wait for their turn."""
+    start_gate_s: float = Field(default=20.0, ge=0)
+    """Seconds that the start waits for the backends; after them the gateway serves what it can reach."""
+    connect_s: float = Field(default=2.0, gt=0)
+    """Seconds after which an attempt to connect to a backend is given up."""
+
+    def deadline_s(self, mode: Mode) -> float:
+        """Returns the seconds that a mode may take where the client sets no deadline."""
+        seconds: dict[Mode, float] = {
+            gateway_pb2.MODE_CLIP: self.clip_deadline_s,
+            gateway_pb2.MODE_LORA: self.lora_deadline_s,
+            gateway_pb2.MODE_DIMENSIONAL: self.dimensional_deadline_s,
+        }
+        return seconds.get(mode, self.combined_deadline_s)

@@ -1,0 +1,226 @@
+"""The sentences that a person reads: one group a part, and a summary made of all of them.
+
+Everything said here stands in the answer as a number or a text; nothing is judged anew.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from mondrian.critic.v1 import critic_pb2
+from mondrian.embedder.v1 import embedder_pb2
+from mondrian.gateway.v1 import gateway_pb2
+from mondrian.scorer.v1 import scorer_pb2
+from mondrian.types.v1 import types_pb2
+
+from services.gateway.modes import CRITIQUE, READING_ORDER, REFERENCES, SCORES, Part
+
+_NAMED_REFERENCES: Final = 3
+_MISSING: Final = {
+    REFERENCES: "Similar references are missing",
+    SCORES: "The scores are missing",
+    CRITIQUE: "The critique is missing",
+}
+# A sentence ends at its mark and closing quotes, before white space; not behind these.
+_ENDS: Final = re.compile(r"[.!?…]+[\"”’')\]]*(?=\s+[\"“‘'(\[]*[A-Z0-9À-Þ])|\n\s*\n|\n(?=\s*[-*•\d])")
+_ABBREVIATIONS: Final = frozenset(
+    ("e.g.", "i.e.", "cf.", "etc.", "vs.", "approx.", "fig.", "ca.", "st.", "mt.", "mr.", "mrs.", "ms.", "dr.", "prof.")
+)
+
+
+def narrate(response: gateway_pb2.AnalyzeResponse, advisor: str) -> None:
+    """Fills `narrations` and `summary` of an answer from its parts and failures; `advisor` is the advisor's name."""
+    failures = {failure.part: failure.status for failure in response.failures}
+    summary: list[str] = []
+    for part in READING_ORDER:
+        if part in failures:
+            sentences = [missing(part, failures[part])]
+            summary.append(sentences[0])
+        elif part == REFERENCES and response.HasField("references"):
+            sentences = about_references(response.references, advisor)
+            summary.append(nearest(response.references, advisor))
+        elif part == SCORES and response.HasField("scores"):
+            sentences = about_scores(response.scores, advisor)
+            summary.append(standing(response.scores, advisor))
+        elif part == CRITIQUE and response.HasField("critique"):
+            sentences = about_critique(response.critique, advisor)
+            # The first sentence of the text, and who wrote it where that is not the advisor's voice.
+            summary.extend([sentences[0], *_base_model(response.critique.authorship, advisor)])
+        else:
+            continue
+        response.narrations.add(part=part, sentences=sentences)
+    response.summary = " ".join(summary)
+
+
+def about_references(found: embedder_pb2.SearchReferencesResponse, advisor: str) -> list[str]:
+    """Returns what the photograph is similar to, and what the nearest reference is known for."""
+    if not found.neighbors:
+        return [f"{advisor} has no reference photograph to compare with."]
+    if found.neighbors[0].similarity <= 0:
+        return [nearest(found, advisor)]
+    named = [_neighbor(neighbor) for neighbor in found.neighbors[:_NAMED_REFERENCES]]
+    rest = len(found.neighbors) - len(named)
+    if rest:
+        named.append(f"{rest} more")
+    sentences = [f"Your photograph is similar to {_listed(named)} by {advisor}."]
+    first = found.neighbors[0].reference
+    known_for = (first.significance or first.description).strip()
+    if known_for:
+        when_where = ", ".join(filter(None, [str(first.year) if first.HasField("year") else "", first.location]))
+        sentences.append(_ended(f"{_title(first.title)}{f' ({when_where})' if when_where else ''}: {known_for}"))
+    if first.best_for:
+        teaches = _listed([_dimension(dimension) for dimension in first.best_for])
+        sentences.append(f"Look at {_title(first.title)} to learn about {teaches}.")
+    return sentences
+
+
+def nearest(found: embedder_pb2.SearchReferencesResponse, advisor: str) -> str:
+    """Returns which reference the photograph is nearest to, in a sentence."""
+    if not found.neighbors:
+        return f"{advisor} has no reference photograph to compare with."
+    if found.neighbors[0].similarity <= 0:
+        return f"No reference of {advisor} is similar; the nearest is {_neighbor(found.neighbors[0])}."
+    return f"Your photograph is nearest to {_neighbor(found.neighbors[0])} by {advisor}."
+
+
+def about_scores(scores: scorer_pb2.ScoreResponse, advisor: str) -> list[str]:
+    """Returns the overall score, each dimension beside the best reference, and what to work on."""
+    grade = f", grade {scores.grade}" if scores.grade else ""
+    sentences = [f"Overall: {_points(scores.overall)}/10{grade}."]
+    for dimension in scores.dimensions:
+        sentences.append(_beside_the_best(dimension))
+    for dimension in scores.dimensions:
+        if dimension.comparison.needs_work:
+            sentences.append(_to_work_on(dimension, advisor))
+    if scores.note:
+        sentences.append(_ended(scores.note))
+    return sentences
+
+
+def standing(scores: scorer_pb2.ScoreResponse, advisor: str) -> str:
+    """Returns the overall score, and the strongest and the weakest dimension beside the advisor's, in words."""
+    grade = f" ({scores.grade})" if scores.grade else ""
+    overall = f"Overall it scores {_points(scores.overall)}/10{grade}"
+    if not scores.dimensions:
+        return f"{overall}."
+    compared = [dimension for dimension in scores.dimensions if dimension.HasField("comparison")]
+    if not compared:
+        best = max(scores.dimensions, key=lambda dimension: dimension.score)
+        worst = min(scores.dimensions, key=lambda dimension: dimension.score)
+        return (
+            f"{overall}: {_dimension(best.dimension)} is strongest ({_points(best.score)}/10), "
+            f"{_dimension(worst.dimension)} weakest ({_points(worst.score)}/10)."
+        )
+    best = max(compared, key=lambda dimension: dimension.comparison.gap_points)
+    worst = min(compared, key=lambda dimension: dimension.comparison.gap_points)
+    return (
+        f"{overall}; beside the references of {advisor}, {_dimension(best.dimension)} is strongest "
+        f"({_points(best.score)}/10, {_gap(best.comparison.gap_points)}) and {_dimension(worst.dimension)} weakest "
+        f"({_points(worst.score)}/10, {_gap(worst.comparison.gap_points)})."
+    )
+
+
+def about_critique(critique: critic_pb2.CritiqueResponse, advisor: str) -> list[str]:
+    """Returns the critique's own sentences, then what a reader must know of how they came about."""
+    sentences = sentences_of(critique.text) or ["The critic wrote nothing; try again with another instruction."]
+    if critique.completion.finish_reason == critic_pb2.FINISH_REASON_LENGTH:
+        sentences.append("The critique ends here because it reached the limit of its length; allow more tokens.")
+    return sentences + _base_model(critique.authorship, advisor)
+
+
+def missing(part: Part, status: types_pb2.Status) -> str:
+    """Returns which part is missing and why, in a sentence."""
+    why = status.message.strip()
+    for article in ("The ", "There ", "No ", "A "):
+        if why.startswith(article):
+            why = why[0].lower() + why[1:]
+    return _ended(f"{_MISSING[part]}: {why}" if why else _MISSING[part])
+
+
+def sentences_of(text: str) -> list[str]:
+    """Returns the sentences of a text in order, white space between words made single; empty for an empty text."""
+    sentences: list[str] = []
+    start = 0
+    for end in _ENDS.finditer(text):
+        words = text[start : end.end()].split()
+        if words and (words[-1].lower().lstrip("([“\"'") in _ABBREVIATIONS or re.fullmatch(r"[A-Z]\.", words[-1])):
+            continue
+        if words:
+            sentences.append(" ".join(words))
+        start = end.end()
+    last = " ".join(text[start:].split())
+    return [*sentences, last] if last else sentences
+
+
+def _base_model(authorship: critic_pb2.Authorship, advisor: str) -> list[str]:
+    if not authorship.fell_back:
+        return []
+    why = f": {authorship.fallback_reason}" if authorship.fallback_reason else "."
+    return [_ended(f"The base model wrote the critique, not the voice of {advisor}{why}")]
+
+
+def _beside_the_best(dimension: scorer_pb2.DimensionScore) -> str:
+    label = _dimension(dimension.dimension).capitalize()
+    best = dimension.comparison.reference.best_example
+    if not dimension.HasField("comparison") or not best.title:
+        return f"{label}: {_points(dimension.score)}/10."
+    mine, theirs = _apart(dimension.score, best.score)
+    return f"{label}: {mine}/10. The best reference: {theirs}/10 ({best.title})."
+
+
+def _to_work_on(dimension: scorer_pb2.DimensionScore, advisor: str) -> str:
+    comparison = dimension.comparison
+    sentence = (
+        f"Work on {_dimension(dimension.dimension)}, {_gap(comparison.gap_points)} of the references of {advisor}."
+    )
+    if comparison.advice:
+        sentence += f" {_ended(comparison.advice)}"
+    if comparison.examples:
+        shown = [f"{_title(example.title)} ({_points(example.score)}/10)" for example in comparison.examples]
+        sentence += f" See {_listed(shown)}."
+    return sentence
+
+
+def _neighbor(neighbor: embedder_pb2.Neighbor) -> str:
+    # Adding zero turns -0.0 into 0.0.
+    return f"{_title(neighbor.reference.title)} ({round(neighbor.similarity, 2) + 0.0:.2f})"
+
+
+def _title(title: str) -> str:
+    return f"“{title}”"
+
+
+def _dimension(dimension: types_pb2.Dimension.ValueType) -> str:
+    if dimension not in types_pb2.Dimension.values():
+        return "a dimension that this version does not know"
+    return types_pb2.Dimension.Name(dimension).removeprefix("DIMENSION_").lower().replace("_", " ")
+
+
+def _points(score: float) -> str:
+    """Returns a score as a whole number, halves up."""
+    return str(math.floor(score + 0.5))
+
+
+def _apart(mine: float, theirs: float) -> tuple[str, str]:
+    """Returns two scores as whole numbers; with one decimal where whole numbers would hide that they differ."""
+    if _points(mine) == _points(theirs) and f"{mine:.1f}" != f"{theirs:.1f}":
+        return f"{mine:.1f}", f"{theirs:.1f}"
+    return _points(mine), _points(theirs)
+
+
+def _gap(points: float) -> str:
+    if abs(points) < 0.05:
+        return "level with the mean"
+    return f"{abs(points):.1f} {'above' if points > 0 else 'below'} the mean"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _ended(sentence: str) -> str:
+    sentence = sentence.strip()
+    return sentence if sentence.endswith((".", "!", "?", "…", ".”", "!”", "?”")) else f"{sentence}."

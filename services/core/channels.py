@@ -27,11 +27,11 @@ def channel_options(service_config: str | None = None) -> ChannelOptions:
     return options
 
 
-def server_options(max_connection_age_s: float, grace_s: float) -> ChannelOptions:
+def server_options(max_connection_age_s: float) -> ChannelOptions:
     """Returns the options of a server.
 
-    Connections are renewed after `max_connection_age_s` seconds, since without an age a new replica gets no traffic;
-    calls in flight are given `grace_s` seconds to end.
+    Connections are renewed after `max_connection_age_s` seconds, since without an age a new replica gets no traffic.
+    Calls in flight end in their own time on the old connection: a grace would cut off long streams in the middle.
     """
     return [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -39,7 +39,6 @@ def server_options(max_connection_age_s: float, grace_s: float) -> ChannelOption
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.max_connection_age_ms", int(max_connection_age_s * 1000)),
-        ("grpc.max_connection_age_grace_ms", int(grace_s * 1000)),
         # Two servers must never share a port in silence: the second is to fail.
         ("grpc.so_reuseport", 0),
     ]

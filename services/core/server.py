@@ -67,7 +67,7 @@ class RunningServer:
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             interceptors=[CallInterceptor()],
-            options=server_options(settings.max_connection_age_s, settings.drain_s),
+            options=server_options(settings.max_connection_age_s),
         )
         self._heartbeat: asyncio.Task[None] | None = None
 

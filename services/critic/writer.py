@@ -106,6 +106,8 @@ class Writer:
             logits = self.decoder.prefill(
                 [row.prompt for row in group], self._features(group), self._lora_slots(group), len(self.rows)
             )
+            if not torch.isfinite(logits).all():
+                raise FloatingPointError("the model's output is not finite")
             tokens = choose(logits, [row.sampler for row in group])
         except Exception as error:
             self._not_read(group, error)

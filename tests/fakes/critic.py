@@ -8,9 +8,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from services.core import torchvision_shim
+from services.critic.adapter_format import Base
+
+torchvision_shim.install()
+
+from transformers import (  # noqa: E402 - its image code imports torchvision, which needs the shim first
+    PreTrainedTokenizerFast,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil  # noqa: E402
 
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
@@ -106,3 +117,22 @@ def adapter_config(base: str, **changes: object) -> dict[str, object]:
         "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {}, "task_type": "CAUSAL_LM",
     }  # fmt: skip
     return json.loads(json.dumps(plain | changes))  # type: ignore[no-any-return]
+
+
+def random_adapter(folder: Path, base: Base, *, seed: int, rank: int = 4, **changes: object) -> Path:
+    """Write a LoRA adapter with random matrices, in peft's format, for q_proj and v_proj of every layer."""
+    config = adapter_config(base.name, r=rank, **changes)
+    generator = torch.Generator().manual_seed(seed)
+    targets = config["target_modules"]
+    assert isinstance(targets, list)
+    tensors: dict[str, torch.Tensor] = {}
+    for layer in range(base.layers):
+        for module, (outputs, inputs) in base.shapes.items():
+            if module.rsplit(".", 1)[1] in targets:
+                name = f"base_model.model.model.language_model.layers.{layer}.{module}"
+                tensors[f"{name}.lora_A.weight"] = torch.randn(rank, inputs, generator=generator) * 0.1
+                tensors[f"{name}.lora_B.weight"] = torch.randn(outputs, rank, generator=generator) * 0.1
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2))
+    return folder

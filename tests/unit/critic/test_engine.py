@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -18,32 +17,11 @@ from services.core.errors import DeviceMemory, EngineStopped, InvalidArgument, O
 from services.critic.engine import AdapterNotLoaded, Completed, Delta, Event, Finish, Generation, Started
 from services.critic.model import VisionLanguageModel
 from services.critic.sampling import SamplingParams
-from services.critic.slots import SlotEngine
 from services.critic.writer import EngineOptions
 from tests.unit.critic import solo
+from tests.unit.critic.running import events_of, last, running, until_idle
 
-OPTIONS = EngineOptions(slots=4, max_tokens=512, max_queue=16, prefill_tokens=600)
 LONGEST = 24
-
-
-@contextlib.asynccontextmanager
-async def running(model: VisionLanguageModel, options: EngineOptions = OPTIONS) -> AsyncIterator[SlotEngine]:
-    engine = SlotEngine(model, options)
-    engine.start()
-    try:
-        yield engine
-    finally:
-        await engine.close()
-
-
-async def events_of(generation: Generation) -> list[Event]:
-    return [event async for event in generation]
-
-
-def last(events: list[Event]) -> Completed:
-    completed = events[-1]
-    assert isinstance(completed, Completed)
-    return completed
 
 
 class Request(NamedTuple):
@@ -77,12 +55,6 @@ def expected(tiny: VisionLanguageModel) -> Callable[[int, int], list[int]]:
         return solo.generate(tiny, solo.prompt_of(tiny, picture, instruction), LONGEST)
 
     return tokens
-
-
-async def until_idle(engine: SlotEngine) -> None:
-    """Wait, turn by turn, until no row is left."""
-    while (stats := engine.stats()).rows or stats.waiting:
-        await engine.turn()
 
 
 async def read_some(generation: Generation, events: list[Event], count: int) -> None:

@@ -1,6 +1,6 @@
 """Measure the small CLIP: does it find a picture from a changed copy, and from its description?
 
-    python -m deploy.mini.evaluate_clip [--photos FOLDER] [--json]
+python -m deploy.mini.evaluate_clip [--photos FOLDER] [--json]
 """
 
 import argparse
@@ -57,7 +57,8 @@ def changed(pixels: Pixels, change: Change, gen: np.random.Generator) -> Pixels:
     if change.degrees:
         turn = cv2.getRotationMatrix2D((width / 2, height / 2), change.degrees * gen.choice((-1, 1)), 1.0)
         pixels = np.asarray(
-            cv2.warpAffine(pixels, turn, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT), np.uint8
+            cv2.warpAffine(pixels, turn, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT),
+            np.uint8,
         )
     if change.crop < 1:
         high, wide = round(height * change.crop**0.5), round(width * change.crop**0.5)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,10 +48,10 @@ def _fingerprint(scenes: int, textures: int, seed: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def draw_pool(scenes: int, textures: int, seed: int, cache: Path) -> Iterator[tuple[int, Pool | None]]:
+def draw_pool(scenes: int, textures: int, seed: int, cache: Path, report: Callable[[int], None]) -> Pool:
     """Draw a pool, or read it from `cache` where the same code drew it before.
 
-    Yields (pictures drawn, None) now and then, and (all, the pool) last.
+    Calls `report` with the number of pictures drawn, once every thousand.
     """
     name = cache / f"pool-{_fingerprint(scenes, textures, seed)}"
     pictures, words = name.with_suffix(".npy"), name.with_suffix(".json")
@@ -69,12 +69,12 @@ def draw_pool(scenes: int, textures: int, seed: int, cache: Path) -> Iterator[tu
             else:
                 drawn[number] = _square(texture(own, height, width, TRAINING_FAMILIES))
             if number % 1000 == 999:
-                yield number + 1, None
+                report(number + 1)
         np.save(pictures.with_suffix(".part.npy"), drawn)
         pictures.with_suffix(".part.npy").replace(pictures)
         words.write_text(json.dumps(captions))
     drawn = np.load(pictures, mmap_mode="r")
-    yield len(drawn), Pool(drawn[:scenes], json.loads(words.read_text()), drawn[scenes:])
+    return Pool(drawn[:scenes], json.loads(words.read_text()), drawn[scenes:])
 
 
 def held_out(kind: str, count: int, side: int = 256) -> tuple[list[NDArray[np.uint8]], list[str]]:

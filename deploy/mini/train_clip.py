@@ -1,6 +1,6 @@
 """Train the small CLIP on drawn pictures: one folder that open_clip loads, image and text tower.
 
-    python -m deploy.mini.train_clip --out deploy/mini/models/clip --seed 0
+python -m deploy.mini.train_clip --out deploy/mini/models/clip --seed 0
 """
 
 import argparse
@@ -210,10 +210,11 @@ def progress(trainer: Trainer, unseen: list[Any], other: list[Any]) -> str:
 def train(recipe: Recipe, out: Path, cache: Path = CACHE, report_every: int = 250) -> None:
     """Draw, train, and write the model to `out` (also at every report, so that a stop loses little)."""
     start = time.process_time()
-    pool: Pool | None = None
-    for count, pool in draw_pool(recipe.scenes, recipe.textures, recipe.seed, cache):
+
+    def drawn(count: int) -> None:
         print(f"drawn {count} pictures, {time.process_time() - start:.0f} CPU s", flush=True)
-    assert pool is not None
+
+    pool = draw_pool(recipe.scenes, recipe.textures, recipe.seed, cache, drawn)
     trainer = Trainer(recipe, pool)
     unseen, other = held_out("mixed", 300, 160)[0], held_out("other", 300, 160)[0]
     weights = sum(p.numel() for p in trainer.model.parameters())

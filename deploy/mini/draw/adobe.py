@@ -35,23 +35,28 @@ def building(canvas: Canvas, light: Light, x: float, ground: float, albedo: Colo
     gen = canvas.choose
     for _ in range(int(gen.integers(1, 3))):  # blocks behind
         left = gen.uniform(-0.2, canvas.aspect - 0.3)
-        wall(canvas, light, _box(left, gen.uniform(0.16, 0.34), left + gen.uniform(0.35, 0.8), ground), albedo * 0.85, 0.45)
+        behind = _box(left, gen.uniform(0.16, 0.34), left + gen.uniform(0.35, 0.8), ground)
+        wall(canvas, light, behind, albedo * 0.85, 0.45)
     left, right = x - gen.uniform(0.28, 0.45), x + gen.uniform(0.28, 0.45)
     top = gen.uniform(0.30, 0.42)
     turn = left if light.side == "right" else right
     bright = wall(canvas, light, _box(left, top, right, ground), albedo, 0.95)
-    shaded = _box(turn - 0.16, top + 0.03, turn, ground) if turn == left else _box(turn, top + 0.03, turn + 0.16, ground)
+    outer = turn - 0.16 if turn == left else turn + 0.16
+    shaded = _box(min(turn, outer), top + 0.03, max(turn, outer), ground)
     wall(canvas, light, shaded, albedo * 0.8, 0.12)
     lean = -light.toward[0]
     for place in np.linspace(left + 0.06, right - 0.06, beams):
         y = top + 0.07
-        fall = np.array([[place - 0.008, y], [place + 0.008, y], [place + 0.008 + lean * 0.07, y + 0.12], [place - 0.008 + lean * 0.07, y + 0.12]])
+        reach = place + lean * 0.07
+        fall = np.array([[place - 0.008, y], [place + 0.008, y], [reach + 0.008, y + 0.12], [reach - 0.008, y + 0.12]])
         canvas.light *= 1 - (0.55 * canvas.shape(fall) * bright)[..., None]
         canvas.paint(canvas.disc(place, y, 0.013), np.float32([0.10, 0.06, 0.04]))
     high = (ground - top) * gen.uniform(0.5, 0.62)
     opening = _soften(canvas, canvas.shape(_box(x - 0.075, ground - high, x + 0.075, ground + 0.003)), 0.006)
     depth = smoothstep(ground, ground - high, canvas.y)[..., None]
-    canvas.paint(opening, (door * (1 - 0.6 * depth) * (light.ambient + 0.25 * light.sun)).astype(np.float32) + 0 * canvas.light)
-    fall = np.array([[left, ground], [right, ground], [right + lean * 0.5, ground + 0.16], [left + lean * 0.5, ground + 0.16]])
+    inside = door * (1 - 0.6 * depth) * (light.ambient + 0.25 * light.sun)
+    canvas.paint(opening, np.broadcast_to(inside, canvas.light.shape).astype(np.float32))
+    end = ground + 0.16
+    fall = np.array([[left, ground], [right, ground], [right + lean * 0.5, end], [left + lean * 0.5, end]])
     shadow = cv2.GaussianBlur(canvas.shape(fall), (0, 0), max(0.5, 0.008 * canvas.height))
     canvas.light *= 1 - (0.5 * shadow * (canvas.y >= ground))[..., None]

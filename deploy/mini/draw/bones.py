@@ -79,7 +79,8 @@ def shell(canvas: Canvas, light: Light, x: float, y: float, size: float, albedo:
     tube = np.sqrt(np.clip(across * (1 - across), 0, 1)) * radius * 0.9
     ribs = 0.004 * np.cos(total * gen.integers(10, 26)) * radius / size
     cosine = relief(_soft(canvas, (tube + ribs).astype(np.float32), 0.003), light.toward, 1.6)
-    bands = smoothstep(0.1, 0.5, np.sin(total * 6 + 1.5 * across + 0.5 * canvas.noise(3, 0.5))) * smoothstep(-0.2, -1.5, total - np.pi)
+    bands = smoothstep(0.1, 0.5, np.sin(total * 6 + 1.5 * across + 0.5 * canvas.noise(3, 0.5)))
+    bands = bands * smoothstep(-0.2, -1.5, total - np.pi)  # the mouth is plain
     paint = albedo * (1 - bands[..., None]) + stripe * bands[..., None]
     paint = paint * (1 + 0.05 * canvas.noise(20, 0.75)[..., None])
     shine = (cosine**14 * 0.35)[..., None] * light.sun

@@ -74,9 +74,7 @@ class Canvas:
         self.y = ((np.arange(height, dtype=np.float32) + 0.5) / height)[:, None]
         self.light = np.zeros((height, width, 3), np.float32)
 
-    def noise(
-        self, cells: float = 3.0, gain: float = 0.55, stretch: float = 1.0, finest: float = 1.0
-    ) -> FloatImage:
+    def noise(self, cells: float = 3.0, gain: float = 0.55, stretch: float = 1.0, finest: float = 1.0) -> FloatImage:
         """Draw fractal noise of the picture's size (see `noise.fractal`)."""
         return fractal(self.grain, self.height, self.width, cells, gain, stretch, finest)
 
@@ -90,7 +88,9 @@ class Canvas:
         far = 1.0 / (np.maximum(self.y - horizon, 0.0) + 0.035)
         u = (self.x - self.aspect / 2) * far * np.float32(0.22 * side / across) + 0.37 * side
         v = far * np.float32(0.30 * side) + 0 * self.x
-        seen = cv2.remap(tile, u.astype(np.float32), v.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        seen = cv2.remap(
+            tile, u.astype(np.float32), v.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+        )
         return seen * smoothstep(24.0, 3.0, far)
 
     def paint(self, mask: FloatImage, paint: NDArray[np.float32]) -> None:
@@ -119,4 +119,3 @@ class Canvas:
         """Throw what was painted so far out of focus, by a Gaussian of `radius` frame heights."""
         if radius * self.height > 0.3:
             self.light = cv2.GaussianBlur(self.light, (0, 0), radius * self.height)
-

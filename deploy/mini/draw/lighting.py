@@ -62,6 +62,4 @@ def choose_light(canvas: Canvas, time: str | None = None, weather: str | None = 
     zenith = zenith * (1 - soft) + grey * soft
     sun = np.asarray(_SUNS[time], np.float32) * tint**0.5 * np.float32(1 - 0.6 * soft)
     ambient = 0.30 * zenith + 0.22 * horizon + np.float32(0.02 + 0.15 * soft * horizon.mean())
-    return Light(
-        time, weather, side, toward, zenith.astype(np.float32), horizon.astype(np.float32), sun, ambient
-    )
+    return Light(time, weather, side, toward, zenith.astype(np.float32), horizon.astype(np.float32), sun, ambient)

@@ -11,11 +11,11 @@ from deploy.mini.draw.noise import FloatImage
 def conifer(canvas: Canvas, x: float, foot: float, tall: float) -> np.ndarray:
     """Outline a spruce at `x` (frame heights) with its foot at `foot` and height `tall`: [N, 2]."""
     gen = canvas.choose
-    tiers = 11
+    tiers = 19
     rows = np.linspace(0, 1, tiers)
-    half = (0.02 + 0.17 * rows) * tall * gen.uniform(0.8, 1.2, tiers)
+    half = (0.015 + 0.16 * rows) * tall * gen.uniform(0.8, 1.2, tiers)
     right = np.stack([x + half * (1 - 0.45 * (np.arange(tiers) % 2)), foot - tall * (1 - rows)], 1)
-    half = (0.02 + 0.17 * rows) * tall * gen.uniform(0.8, 1.2, tiers)
+    half = (0.015 + 0.16 * rows) * tall * gen.uniform(0.8, 1.2, tiers)
     left = np.stack([x - half * (1 - 0.45 * (np.arange(tiers) % 2)), foot - tall * (1 - rows)], 1)
     return np.concatenate([right, left[::-1]])
 
@@ -58,7 +58,8 @@ def trunk(canvas: Canvas, light: Light, x: float, foot: float, wide: float, surf
     half = wide / 2 * (1 - 0.25 * np.clip(rise, 0, 1) + 0.5 * np.exp(-np.maximum(rise, 0) / 0.05))
     place = (canvas.x - middle) / half
     mask = np.clip((1 - np.abs(place)) * half * canvas.height + 0.5, 0, 1) * smoothstep(foot + 0.01, foot, canvas.y)
-    cosine = np.clip(0.45 + 0.55 * np.sqrt(np.clip(1 - place**2, 0, 1)) - 0.45 * place * -np.sign(light.toward[0]), 0, 1)
+    rounded = np.sqrt(np.clip(1 - place**2, 0, 1))
+    cosine = np.clip(0.45 + 0.55 * rounded + 0.45 * place * np.sign(light.toward[0]), 0, 1)
     canvas.paint(mask.astype(np.float32), light.shine(surface, cosine.astype(np.float32)))
 
 

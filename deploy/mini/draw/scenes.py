@@ -122,9 +122,7 @@ def lake(plan: Plan) -> None:
     plan.water = True
     plan.details["water"] = "still" if calm > 0.6 else "rippled"
     if gen.random() < 0.5:
-        plants.conifers(
-            plan.canvas, plan.light, int(gen.integers(2, 6)), 1.05, gen.uniform(0.2, 0.4), colour("1e2a1c")
-        )
+        plants.conifers(plan.canvas, plan.light, int(gen.integers(2, 6)), 1.05, gen.uniform(0.2, 0.4), colour("1e2a1c"))
         plan.details["shore"] = "spruces"
 
 
@@ -135,7 +133,9 @@ def dunes(plan: Plan) -> None:
         plan.horizon, plan.line = "high", gen.uniform(*_HORIZONS["high"])
     _sky(plan, False)
     count = int(gen.integers(3, 6))
-    terrain.dunes(plan.canvas, plan.light, plan.line, count, plan.across, terrain.any_colour(plan.canvas, terrain.EARTH))
+    terrain.dunes(
+        plan.canvas, plan.light, plan.line, count, plan.across, terrain.any_colour(plan.canvas, terrain.EARTH)
+    )
     plan.subject = "dune"
     plan.details = {"dunes": captions.NUMBERS[count]}
 
@@ -166,11 +166,14 @@ def flower(plan: Plan) -> None:
     """A flower close up before a background out of focus."""
     canvas, gen = plan.canvas, plan.canvas.choose
     back = terrain.any_colour(canvas, (*terrain.FOREST, *terrain.EARTH, "8fb0c8"))
-    canvas.light[:] = plan.light.shine(back * np.ones_like(canvas.light), 0.5 + 0.3 * canvas.noise(2.5, 0.5))
+    glow = np.clip(0.5 + 0.3 * canvas.noise(2.5, 0.5), 0.12, 1.0)
+    canvas.light[:] = plan.light.shine(back + 0 * canvas.light, glow)
     canvas.blur(0.02)
     hue = str(gen.choice(tuple(_HUES)))
     petals = int(gen.integers(4, 10))
     radius = gen.uniform(0.3, 0.5) if plan.side == "centre" else gen.uniform(0.22, 0.34)
+    if plan.manner == "okeefe":  # the flower fills the frame
+        radius *= 1.75
     heart = colour(str(gen.choice(("2a1c14", "d8b020", "5a2030"))))
     plants.flower(canvas, plan.light, plan.x, gen.uniform(0.42, 0.58), radius, petals, colour(_HUES[hue]), heart)
     plan.subject, plan.horizon, plan.shallow = "flower", "none", True
@@ -182,7 +185,9 @@ def _backdrop(plan: Plan) -> None:
     canvas, gen = plan.canvas, plan.canvas.choose
     if gen.random() < 0.6:
         _sky(plan, False)
-        terrain.hills(canvas, plan.light, plan.line, int(gen.integers(1, 4)), gen.uniform(0.1, 0.9), gen.uniform(0, 0.5))
+        terrain.hills(
+            canvas, plan.light, plan.line, int(gen.integers(1, 4)), gen.uniform(0.1, 0.9), gen.uniform(0, 0.5)
+        )
         return
     plan.horizon = "none"
     tone = terrain.any_colour(canvas, ("8fa6b8", "b8a890", "7a3c30", "d8cfc0", "40506a", "a8783c"))
@@ -236,8 +241,8 @@ def waterfall(plan: Plan) -> None:
     water.lake(canvas, plan.light, foot, 0.25)
     stone.waterfall(canvas, plan.light, plan.x, start, foot, wide)
     for place in (gen.uniform(0, 0.3), gen.uniform(0.7, 1.0)):
-        size = gen.uniform(0.08, 0.2)
-        stone.boulder(canvas, plan.light, place * canvas.aspect, 0.99, size, terrain.any_colour(canvas, terrain.ROCK) * 0.5)
+        size, dark = gen.uniform(0.08, 0.2), terrain.any_colour(canvas, terrain.ROCK) * 0.5
+        stone.boulder(canvas, plan.light, place * canvas.aspect, 0.99, size, dark)
     plan.subject, plan.water = "waterfall", True
     plan.details = {"width": "broad" if wide > 0.08 else "slender"}
 
@@ -255,9 +260,10 @@ def rocks(plan: Plan) -> None:
         terrain.plain(canvas, plan.light, plan.line, terrain.any_colour(canvas, terrain.EARTH))
     count = int(gen.integers(1, 6))
     grey = terrain.ROCK if gen.random() < 0.6 else terrain.EARTH
-    for depth in np.sort(gen.uniform(0.1, 0.5, count - 1)):
+    for depth in np.sort(gen.uniform(0.1, 0.5, count - 1)).tolist():
         y = plan.line + (1 - plan.line) * depth
-        stone.boulder(canvas, plan.light, gen.uniform(0, canvas.aspect), y, 0.03 + 0.12 * depth, terrain.any_colour(canvas, grey))
+        x, size = gen.uniform(0, canvas.aspect), 0.03 + 0.12 * depth
+        stone.boulder(canvas, plan.light, x, y, size, terrain.any_colour(canvas, grey))
     y = plan.line + (1 - plan.line) * gen.uniform(0.45, 0.6)
     stone.boulder(canvas, plan.light, plan.x, y, gen.uniform(0.18, 0.28), terrain.any_colour(canvas, grey))
     plan.subject = "rock"
@@ -305,7 +311,8 @@ def skull(plan: Plan) -> None:
     _backdrop(plan)
     canvas.blur(0.006)
     size = gen.uniform(0.5, 0.7) if plan.side == "centre" else gen.uniform(0.36, 0.48)
-    bones.skull(canvas, plan.light, plan.x, gen.uniform(0.5, 0.56), size, terrain.any_colour(canvas, ("d8cdb8", "e4dccb", "c8b898")))
+    y, bone = gen.uniform(0.5, 0.56), terrain.any_colour(canvas, ("d8cdb8", "e4dccb", "c8b898"))
+    bones.skull(canvas, plan.light, plan.x, y, size, bone)
     plan.subject, plan.shallow = "skull", True
 
 

@@ -25,7 +25,8 @@ def stars(canvas: Canvas, horizon: float) -> None:
         canvas.choose.random(count) ** 3,
         strict=True,
     ):
-        canvas.light[int(y), int(x)] += np.float32(0.15 + 0.8 * glow)
+        size = max(1, canvas.height // 300)
+        canvas.light[int(y) : int(y) + size, int(x) : int(x) + size] += np.float32(0.15 + 0.8 * glow)
 
 
 def sun_or_moon(canvas: Canvas, light: Light, x: float, y: float, radius: float, moon: bool) -> None:
@@ -70,9 +71,9 @@ def cumulus(canvas: Canvas, light: Light, x: float, base: float, size: float) ->
         across = gen.normal(0, 0.30)
         radius = size * gen.uniform(0.10, 0.24) * (1.05 - min(abs(across), 0.8))
         lift = gen.uniform(0, 0.75) ** 1.3 * size * max(0.55 - across**2, 0.05)
-        distance = ((canvas.x - x - across * size) ** 2 + ((canvas.y - base + lift + 0.4 * radius)) ** 2) / radius**2
+        distance = ((canvas.x - x - across * size) ** 2 + (canvas.y - base + lift + 0.4 * radius) ** 2) / radius**2
         height = np.maximum(height, radius * np.sqrt(np.clip(1 - distance + warp / size * 2.2, 0, 1)))
-    body = height / size + 0.035 * canvas.noise(7, 0.65) * (height > 0)
+    body = height / size + 0.018 * canvas.noise(7, 0.62) * (height > 0)
     mask = smoothstep(0.015, 0.075, body) * smoothstep(base + 0.04, base - 0.02, canvas.y + 0.3 * warp)
     cosine = relief(cv2.GaussianBlur(body * size, (0, 0), 0.006 * canvas.height + 0.3), light.toward, 1.1)
     low = smoothstep(base - 0.45 * size, base, canvas.y)

@@ -31,7 +31,7 @@ def stone(canvas: Canvas, light: Light, mask: FloatImage, softness: float, albed
     """Paint stone in a silhouette, rounded over `softness` frame heights, cracked and grained."""
     grain = canvas.noise(14, 0.75)
     cracks = smoothstep(0.10, 0.0, np.abs(canvas.noise(2.5, 0.6)))
-    cosine = relief(inflate(mask, softness) * 3.0 * softness + 0.035 * grain, light.toward, 1.0)
+    cosine = relief(inflate(mask, softness) * 3.0 * softness + 0.012 * grain, light.toward, 1.0)
     paint = albedo * ((1 + 0.18 * grain) * (1 - 0.35 * cracks))[..., None]
     canvas.paint(mask, light.shine(np.clip(paint, 0.01, 1).astype(np.float32), cosine))
 
@@ -78,7 +78,7 @@ def cliff(canvas: Canvas, light: Light, top: FloatImage, albedo: Colour) -> None
 
 
 def waterfall(canvas: Canvas, light: Light, x: float, top: float, foot: float, wide: float) -> None:
-    """Paint falling water from `top` to `foot` (0 top..1 bottom) about `x`, `wide` frame heights across, and its mist."""
+    """Paint water that falls from `top` to `foot` (0 top..1 bottom) about `x`, `wide` frame heights, and its mist."""
     gen = canvas.choose
     down = np.clip((canvas.y - top) / (foot - top), 0, 1)
     sway = 0.012 * canvas.noise(2.0, 0.5, 6.0)

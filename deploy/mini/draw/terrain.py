@@ -89,7 +89,7 @@ def plain(canvas: Canvas, light: Light, horizon: float, albedo: Colour, rough: f
     near = smoothstep(horizon, 1.05, canvas.y)
     clumps = canvas.ground(horizon, 6.0, 0.75, across=2.0)
     blades = canvas.noise(36, 0.85, 0.8) * near
-    slope = relief(clumps + 0.4 * blades, light.toward, 0.035 * rough)
+    slope = relief(clumps + 0.25 * blades, light.toward, 0.016 * rough)
     tone = 1 + rough * (0.16 * clumps + 0.10 * blades)
     lit = light.shine(np.clip(albedo * tone[..., None], 0.005, 1).astype(np.float32), slope)
     air = (0.6 * (1 - near) ** 1.5)[..., None]
@@ -108,7 +108,8 @@ def hills(canvas: Canvas, light: Light, horizon: float, count: int, summit: floa
         near = index / max(count - 1, 1)
         top = summit if index == 0 else gen.uniform(0, 1)
         swell = 0.24 if index == 0 else gen.uniform(0.05, 0.16)
-        line = horizon + 0.02 + near * (0.86 - horizon) - swell * np.exp(-(((across - top) / gen.uniform(0.16, 0.3)) ** 2))
+        rounded = np.exp(-(((across - top) / gen.uniform(0.16, 0.3)) ** 2))
+        line = horizon + 0.02 + near * (0.86 - horizon) - swell * rounded
         line = (line + 0.014 * profile(gen, canvas.width, 3, 0.4)).astype(np.float32)
         depth = np.maximum(canvas.y - line[None, :], 0)
         bulge = np.sqrt(np.clip(depth / 0.35, 0, 1))

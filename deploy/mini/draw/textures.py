@@ -52,8 +52,9 @@ def _noise(canvas: Canvas) -> Surfaces:
 
 
 def _levels(canvas: Canvas) -> Surfaces:
-    field = canvas.noise(canvas.choose.uniform(1, 4), canvas.choose.uniform(0.35, 0.65), np.exp(canvas.choose.normal(0, 0.5)))
-    surfaces = np.floor(field * canvas.choose.uniform(0.8, 4)).astype(np.int32)
+    gen = canvas.choose
+    field = canvas.noise(gen.uniform(1, 4), gen.uniform(0.35, 0.65), float(np.exp(gen.normal(0, 0.5))))
+    surfaces = np.floor(field * gen.uniform(0.8, 4)).astype(np.int32)
     return surfaces - surfaces.min()
 
 
@@ -154,7 +155,8 @@ def _shade(canvas: Canvas, surfaces: Surfaces) -> FloatImage:
 def _shadow(canvas: Canvas, surfaces: Surfaces) -> FloatImage:
     """Soft shadow beside the edges of the surfaces, [H, W], 0..1."""
     gen = canvas.choose
-    edge = (np.diff(surfaces, axis=0, prepend=surfaces[:1]) != 0) | (np.diff(surfaces, axis=1, prepend=surfaces[:, :1]) != 0)
+    edge = np.diff(surfaces, axis=0, prepend=surfaces[:1]) != 0
+    edge |= np.diff(surfaces, axis=1, prepend=surfaces[:, :1]) != 0
     return cv2.GaussianBlur(edge.astype(np.float32), (0, 0), canvas.height * gen.uniform(0.006, 0.03))
 
 

@@ -1,0 +1,42 @@
+"""The `mondrian` command."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Annotated
+
+import typer
+
+from services.cli.analyze import analyze
+from services.cli.console import EPILOG, SentenceGroup
+
+app = typer.Typer(
+    name="mondrian",
+    cls=SentenceGroup,
+    help="Tells a photographer how a photograph stands beside a master's work.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command(epilog=EPILOG)(analyze)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"mondrian {importlib.metadata.version('mondrian')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    pass
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,126 @@
+"""The gateway, from the command line's side."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+import grpc
+from google.rpc import code_pb2, error_details_pb2
+from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+from mondrian.types.v1 import types_pb2
+
+from services.core.channels import channel_options
+from services.core.errors import ConfigurationError, rpc_status_of, status_of
+
+# A gateway that is there answers a connection at once; a second covers one that is just starting.
+CONNECT_S: Final = 1.0
+LIST_TIMEOUT_S: Final = 10.0
+
+
+class CallFailed(Exception):
+    """A call that ended without an answer; the message is a sentence for whoever typed the command."""
+
+    def __init__(self, sentence: str, status: types_pb2.Status) -> None:
+        super().__init__(sentence)
+        self.status = status
+        """What the call ended with."""
+
+
+class Gateway:
+    """A connection to the gateway; a context manager. Every method raises CallFailed."""
+
+    def __init__(self, address: str, tls_authority: Path | None = None) -> None:
+        self.address = address
+        self._channel = _channel(address, tls_authority)
+        self._stub = gateway_pb2_grpc.GatewayServiceStub(self._channel)
+
+    def __enter__(self) -> Gateway:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._channel.close()
+
+    def analyze(self, request: gateway_pb2.AnalyzeRequest, timeout_s: float) -> gateway_pb2.AnalyzeResponse:
+        """Returns the whole answer within `timeout_s` seconds."""
+        with self._sentences(timeout_s):
+            return self._stub.Analyze(request, timeout=timeout_s)
+
+    def stream(
+        self, request: gateway_pb2.AnalyzeRequest, timeout_s: float
+    ) -> Iterator[gateway_pb2.StreamAnalyzeResponse]:
+        """Yields the events of an answer, `completed` as the last."""
+        with self._sentences(timeout_s):
+            yield from self._stub.StreamAnalyze(gateway_pb2.StreamAnalyzeRequest(request=request), timeout=timeout_s)
+
+    def batch(
+        self, requests: Iterator[gateway_pb2.AnalyzeBatchRequest], timeout_s: float
+    ) -> Iterator[gateway_pb2.AnalyzeBatchResponse]:
+        """Yields the results of many photographs in the order in which they are ready."""
+        with self._sentences(timeout_s):
+            yield from self._stub.AnalyzeBatch(requests, timeout=timeout_s)
+
+    def advisors(self) -> tuple[list[gateway_pb2.AdvisorSummary], list[gateway_pb2.Failure]]:
+        """Returns all advisors by id, and the parts that could not be asked about them."""
+        advisors: list[gateway_pb2.AdvisorSummary] = []
+        token = ""
+        while True:
+            with self._sentences(LIST_TIMEOUT_S):
+                page = self._stub.ListAdvisors(
+                    gateway_pb2.ListAdvisorsRequest(page_size=200, page_token=token), timeout=LIST_TIMEOUT_S
+                )
+            advisors.extend(page.advisors)
+            token = page.next_page_token
+            if not token:
+                return advisors, list(page.failures)
+
+    @contextlib.contextmanager
+    def _sentences(self, timeout_s: float) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise CallFailed(self._sentence(error, timeout_s), status_of(error)) from error
+
+    def _sentence(self, error: grpc.RpcError, timeout_s: float) -> str:
+        status = status_of(error)
+        if status.code == code_pb2.UNAVAILABLE and not status.reason:
+            return (
+                f"No gateway answers at {self.address}; start the services with `mondrian up`, or name another"
+                " with --address HOST:PORT."
+            )
+        if status.code == code_pb2.UNIMPLEMENTED:
+            return f"What answers at {self.address} is not a Mondrian gateway; name it with --address HOST:PORT."
+        if status.code == code_pb2.DEADLINE_EXCEEDED and not status.reason:
+            return f"There was no answer within {timeout_s:g} s; allow more time with --timeout, or ask for less."
+        if status.code == code_pb2.CANCELLED:
+            return "The call was cancelled before the answer was ready; try again."
+        message = status.message.rstrip(".")
+        wait = retry_after_s(error)
+        return f"{message}; try again in {wait:.1g} s." if wait and "try again" not in message else f"{message}."
+
+
+def retry_after_s(error: grpc.RpcError) -> float:
+    """Returns the seconds that the server asks to wait before another try; 0 where it does not say."""
+    retry = error_details_pb2.RetryInfo()
+    for detail in rpc_status_of(error).details:
+        if detail.Unpack(retry):
+            return float(retry.retry_delay.ToTimedelta().total_seconds())
+    return 0.0
+
+
+def _channel(address: str, tls_authority: Path | None) -> grpc.Channel:
+    if tls_authority is None:
+        return grpc.insecure_channel(address, options=channel_options())
+    try:
+        authority = tls_authority.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(
+            f"The TLS authority {tls_authority} cannot be read ({error.strerror}); set MONDRIAN_GATEWAY_TLS_AUTHORITY"
+            " to a PEM file."
+        ) from error
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(authority), options=channel_options())

@@ -1,0 +1,90 @@
+"""How the command line speaks: results on stdout, sentences about them on stderr, one exit code a kind of end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import unicodedata
+from typing import Any, Final
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from services.cli.client import CallFailed
+from services.core.errors import ConfigurationError, MondrianError
+
+OK: Final = 0
+FAILED: Final = 1
+"""Something that was asked for failed: a photograph, a call, a check."""
+MISCONFIGURED: Final = 2
+"""The command was called wrongly, or a setting, a model or a release is missing."""
+INTERRUPTED: Final = 130
+EPILOG: Final = (
+    "Exit codes: 0 done; 1 something failed, and stderr says what; 2 wrong use or configuration; 130 interrupted."
+)
+# What a pipe or a file gets, so that tables do not depend on the window of whoever started the command.
+PIPE_WIDTH: Final = 110
+
+
+def out() -> Console:
+    """Returns the console of results, on stdout as it is now."""
+    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+
+
+def err() -> Console:
+    """Returns the console of sentences and progress, on stderr as it is now."""
+    return Console(file=sys.stderr, highlight=False, width=None if sys.stderr.isatty() else PIPE_WIDTH)
+
+
+def complain(sentence: str) -> None:
+    """Prints a failure as one line on stderr."""
+    console = err()
+    console.print(f"mondrian: {plain(sentence)}", style="red", markup=False, soft_wrap=True)
+
+
+def remark(sentence: str) -> None:
+    """Prints what a person should know, and need not act on, as one line on stderr."""
+    err().print(plain(sentence), style="dim", markup=False, soft_wrap=True)
+
+
+def plain(text: str) -> str:
+    """Returns a text without control characters, which could move the cursor or recolour the terminal."""
+    return "".join(
+        character for character in text if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf")
+    )
+
+
+class SentenceGroup(TyperGroup):
+    """The root of the commands: whatever goes wrong below it becomes one sentence and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort):
+            raise
+        except KeyboardInterrupt as error:
+            complain("Interrupted; what was finished is kept.")
+            raise typer.Exit(INTERRUPTED) from error
+        except ConfigurationError as error:
+            complain(str(error))
+            raise typer.Exit(MISCONFIGURED) from error
+        except (CallFailed, MondrianError) as error:
+            complain(str(error))
+            raise typer.Exit(FAILED) from error
+        except BrokenPipeError as error:
+            # The reader (head, less) has seen enough; Python must not complain again at its exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(FAILED) from error
+        except Exception as error:
+            if type(error).__module__.split(".")[0] in ("typer", "click"):
+                raise  # wrong use, which typer explains itself
+            if os.environ.get("MONDRIAN_TRACE"):
+                traceback.print_exc()
+            complain(
+                f"This is a fault of the command line itself ({type(error).__name__}: {error});"
+                " run it again with MONDRIAN_TRACE=1 and report what it prints."
+            )
+            raise typer.Exit(FAILED) from error

@@ -1,0 +1,71 @@
+"""An answer on the terminal while it comes in: tables when they are ready, the critique word by word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mondrian.gateway.v1 import gateway_pb2
+from rich.console import Console
+
+from services.cli.console import plain
+from services.cli.show import (
+    show_completion,
+    show_critique_heading,
+    show_failure,
+    show_footer,
+    show_references,
+    show_scores,
+)
+
+
+class LiveAnswer:
+    """Prints the events of one answer. What becomes ready while the critique is being written waits for its end."""
+
+    def __init__(self, console: Console, advisor: str) -> None:
+        self._console = console
+        self._advisor = advisor
+        self._writing = False
+        self._waiting: list[Callable[[], None]] = []
+
+    def __call__(self, event: gateway_pb2.StreamAnalyzeResponse) -> None:
+        """Prints an event, or keeps it until the critique has ended."""
+        kind = event.WhichOneof("event")
+        if kind == "critique_started":
+            show_critique_heading(self._console, event.critique_started.authorship)
+            self._console.print(" ", end="")
+            self._writing = True
+        elif kind == "critique_delta":
+            self._console.file.write(plain(event.critique_delta.text))
+            self._console.file.flush()
+        elif kind == "critique_completed":
+            self._end_writing()
+            show_completion(self._console, event.critique_completed.completion)
+        elif kind == "references":
+            self._when_free(lambda: show_references(self._console, event.references))
+        elif kind == "scores":
+            self._when_free(lambda: show_scores(self._console, event.scores, self._advisor))
+        elif kind == "failure":
+            if event.failure.part == gateway_pb2.PART_CRITIQUE:
+                self._end_writing()
+            self._when_free(lambda: show_failure(self._console, event.failure))
+        elif kind == "completed":
+            self._end_writing()
+            show_footer(self._console, event.completed)
+
+    def close(self) -> None:
+        """Ends a line that was left open, and prints what still waits."""
+        self._end_writing()
+
+    def _when_free(self, show: Callable[[], None]) -> None:
+        if self._writing:
+            self._waiting.append(show)
+        else:
+            show()
+
+    def _end_writing(self) -> None:
+        if self._writing:
+            self._writing = False
+            self._console.print()
+        for show in self._waiting:
+            show()
+        self._waiting.clear()

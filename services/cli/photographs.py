@@ -1,0 +1,57 @@
+"""Photographs that are named on the command line, with what can be told before anything is sent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from services.core.images import ACCEPTED, DEFAULT_LIMITS
+
+
+class UnusablePhotograph(Exception):
+    """A file that is not sent; the message is one sentence with what to do."""
+
+
+def check_photograph(path: Path) -> None:
+    """Looks at a file without reading it.
+
+    Raises:
+        UnusablePhotograph: there is no such file, it is a folder, empty, or too large for a message.
+    """
+    try:
+        if path.is_dir():
+            raise UnusablePhotograph(f"{path} is a folder; name the photographs in it, like {path}/*.jpg.")
+        size = path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UnusablePhotograph(f"{path} does not exist; check the name.") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if size > DEFAULT_LIMITS.max_bytes:
+        raise UnusablePhotograph(
+            f"{path} has {size / 2**20:,.1f} MiB, more than the {DEFAULT_LIMITS.max_bytes / 2**20:,.0f} MiB that a"
+            " message carries; save it as a JPEG of quality 90, or at fewer pixels, and try again."
+        )
+    if size == 0 and path.is_file():
+        raise UnusablePhotograph(f"{path} is empty (0 bytes); name {ACCEPTED}.")
+
+
+def read_photograph(path: Path) -> bytes:
+    """Returns the bytes of a file, 1 byte to 15 MiB. Whether they are a photograph, the services judge.
+
+    Raises:
+        UnusablePhotograph: as `check_photograph`, or the file cannot be read.
+    """
+    check_photograph(path)
+    try:
+        # A device or a pipe has no size; it is read up to the limit and no further.
+        with path.open("rb") as file:
+            content = file.read(DEFAULT_LIMITS.max_bytes + 1)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not 0 < len(content) <= DEFAULT_LIMITS.max_bytes:
+        fault = "is empty (0 bytes)" if not content else "holds more than a message carries"
+        raise UnusablePhotograph(f"{path} {fault}; name {ACCEPTED}.")
+    return content
+
+
+def _unreadable(path: Path, error: OSError) -> UnusablePhotograph:
+    return UnusablePhotograph(f"{path} cannot be read ({error.strerror}); check its name and permissions.")

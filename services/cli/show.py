@@ -1,0 +1,179 @@
+"""An answer on the terminal: similar references, the eight scores beside the advisor's, the critique, what failed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mondrian.critic.v1 import critic_pb2
+from mondrian.embedder.v1 import embedder_pb2
+from mondrian.gateway.v1 import gateway_pb2
+from mondrian.scorer.v1 import scorer_pb2
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from services.cli.console import plain
+from services.cli.wording import (
+    by_whom,
+    dimension_name,
+    failure_sentence,
+    how_written,
+    ordinal,
+    signed,
+    similarity_percent,
+    sources,
+    teaches,
+    timings,
+    weakest_first,
+    when_and_where,
+)
+
+SCORE_CELLS: Final = 20
+"""How many characters stand for ten points."""
+SIMILARITY_CELLS: Final = 12
+
+
+def show_title(console: Console, photograph: str, advisor: str, mode: str) -> None:
+    """Prints which photograph is judged, and how."""
+    console.print(Rule(Text(plain(f"{photograph}  ·  {advisor}  ·  {mode}"), style="bold"), style="blue"))
+
+
+def show_answer(console: Console, response: gateway_pb2.AnalyzeResponse, advisor: str) -> None:
+    """Prints a whole answer."""
+    if response.summary:
+        console.print(Padding(Text(plain(response.summary), style="bold"), (0, 1)))
+    if response.HasField("references"):
+        show_references(console, response.references)
+    if response.HasField("scores"):
+        show_scores(console, response.scores, advisor)
+    if response.HasField("critique"):
+        show_critique_heading(console, response.critique.authorship)
+        console.print(Padding(Text(plain(response.critique.text).strip()), (0, 1)))
+        show_completion(console, response.critique.completion)
+    for failure in response.failures:
+        show_failure(console, failure)
+    show_footer(console, response)
+
+
+def show_references(console: Console, found: embedder_pb2.SearchReferencesResponse) -> None:
+    """Prints the nearest references as a table, nearest first."""
+    _heading(console, "Similar references")
+    if not found.neighbors:
+        console.print(Padding(Text("The advisor has no reference photograph."), (0, 1)))
+        return
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for neighbor in found.neighbors:
+        reference = neighbor.reference
+        details = [when_and_where(reference), f"teaches {teaches(reference)}" if reference.best_for else ""]
+        table.add_row(
+            Text(f"{neighbor.similarity:+.3f}".replace("-", "−"), style="bold"),
+            _bar(similarity_percent(neighbor) / 100, SIMILARITY_CELLS, "blue"),
+            Text(plain(reference.title), style="bold"),
+            Text(plain(" · ".join(detail for detail in details if detail)), style="dim"),
+        )
+    console.print(Padding(table, (0, 1)))
+
+
+def show_scores(console: Console, scores: scorer_pb2.ScoreResponse, advisor: str) -> None:
+    """Prints the eight scores as bars with a mark at the advisor's mean, then what was seen and what to try."""
+    grade = f", grade {scores.grade}" if scores.grade else ""
+    monochrome = ", judged as a monochrome" if scores.monochrome else ""
+    _heading(console, f"Scores: {scores.overall:.1f} of 10{grade}{monochrome}")
+    compared = any(score.HasField("comparison") for score in scores.dimensions)
+    table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1), header_style="dim", show_edge=False)
+    table.add_column("Dimension", no_wrap=True)
+    table.add_column("0         5        10" if not compared else "0    │ = advisor's mean", no_wrap=True)
+    table.add_column("Score", justify="right")
+    if compared:
+        table.add_column(plain(advisor), justify="right")
+        table.add_column("Gap", justify="right")
+        table.add_column("Percentile", justify="right")
+        table.add_column("Best reference")
+    for score in scores.dimensions:
+        table.add_row(*_score_row(score, compared))
+    console.print(Padding(table, (0, 1)))
+    _evidence(console, scores)
+    if scores.note:
+        console.print(Padding(Text(plain(scores.note), style="yellow"), (0, 1)))
+    lacking = weakest_first(scores)
+    if lacking:
+        _heading(console, "What to work on")
+    for score in lacking:
+        examples = ", ".join(f"“{example.title}” ({example.score:.1f})" for example in score.comparison.examples)
+        line = Text.assemble((f"{dimension_name(score.dimension)}: ", "bold"), plain(score.comparison.advice))
+        if examples:
+            line.append(plain(f" See {examples}."))
+        console.print(Padding(line, (0, 1)))
+
+
+def show_critique_heading(console: Console, authorship: critic_pb2.Authorship) -> None:
+    """Prints the heading of a critique and who writes it; a base model instead of an adapter is said plainly."""
+    _heading(console, "Critique", plain(by_whom(authorship)))
+    if authorship.fell_back:
+        reason = authorship.fallback_reason or "The advisor has no adapter, so the base model answers."
+        console.print(Padding(Text(plain(reason), style="yellow"), (0, 1)))
+
+
+def show_completion(console: Console, completion: critic_pb2.Completion) -> None:
+    """Prints how a critique was written."""
+    console.print(Padding(Text(how_written(completion), style="dim"), (0, 1)))
+
+
+def show_failure(console: Console, failure: gateway_pb2.Failure) -> None:
+    """Prints a part that failed so that it cannot be overlooked."""
+    console.print(Text.assemble(("\n ✗ ", "bold red"), (plain(failure_sentence(failure)), "red")))
+
+
+def show_footer(console: Console, response: gateway_pb2.AnalyzeResponse) -> None:
+    """Prints how long the parts took, and who answered."""
+    console.print()
+    console.print(Padding(Text(" · ".join(timings(response)), style="dim"), (0, 1)))
+    for source in sources(response):
+        console.print(Padding(Text(plain(source), style="dim"), (0, 1)))
+
+
+def _heading(console: Console, title: str, aside: str = "") -> None:
+    console.print(Text.assemble(("\n " + title, "bold blue"), (f"  {aside}" if aside else "", "dim")))
+
+
+def _score_row(score: scorer_pb2.DimensionScore, compared: bool) -> list[Text]:
+    comparison = score.comparison
+    known = score.HasField("comparison")
+    style = "red" if comparison.needs_work else "yellow" if known and comparison.gap_points < 0 else "green"
+    row = [
+        Text(dimension_name(score.dimension)),
+        _bar(score.score / 10, SCORE_CELLS, style, comparison.reference.mean / 10 if known else None),
+        Text(f"{score.score:.1f}", style=f"bold {style}"),
+    ]
+    if compared and known:
+        best = comparison.reference.best_example
+        row += [
+            Text(f"{comparison.reference.mean:.1f} ± {comparison.reference.stddev:.1f}", style="dim"),
+            Text(signed(comparison.gap_points), style=style),
+            Text(ordinal(comparison.percentile), style="dim"),
+            Text(plain(f"{best.score:.1f}  {best.title}"), style="dim"),
+        ]
+    return row
+
+
+def _evidence(console: Console, scores: scorer_pb2.ScoreResponse) -> None:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    for score in scores.dimensions:
+        if score.evidence:
+            table.add_row(Text(dimension_name(score.dimension), style="dim"), Text(plain(" ".join(score.evidence[:2]))))
+    console.print(Padding(table, (0, 1)))
+
+
+def _bar(share: float, cells: int, style: str, mark: float | None = None) -> Text:
+    """Returns a bar of `cells` characters, filled to `share` (0 to 1), with a mark at `mark` (0 to 1)."""
+    filled = round(min(1.0, max(0.0, share)) * cells)
+    bar = Text("━" * filled, style=style)
+    bar.append("─" * (cells - filled), style="bright_black")
+    if mark is None:
+        return bar
+    place = min(cells - 1, max(0, round(mark * cells)))
+    return Text.assemble(bar[:place], ("│", "bold"), bar[place + 1 :])

@@ -1,0 +1,111 @@
+"""Names and numbers as a person reads them, the same on the terminal and in the report."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mondrian.critic.v1 import critic_pb2
+from mondrian.embedder.v1 import embedder_pb2
+from mondrian.gateway.v1 import gateway_pb2
+from mondrian.scorer.v1 import scorer_pb2
+from mondrian.types.v1 import types_pb2
+
+PART_NAMES: Final[dict[int, str]] = {
+    gateway_pb2.PART_REFERENCES: "similar references",
+    gateway_pb2.PART_CRITIQUE: "critique",
+    gateway_pb2.PART_SCORES: "scores",
+}
+
+
+def part_name(part: gateway_pb2.Part.ValueType) -> str:
+    """Returns what a part is called, in lower case."""
+    return PART_NAMES.get(part, "a part that this version does not know")
+
+
+def dimension_name(dimension: types_pb2.Dimension.ValueType) -> str:
+    """Returns what a dimension is called, with a capital first letter."""
+    value = types_pb2.Dimension.DESCRIPTOR.values_by_number.get(dimension)
+    return value.name.removeprefix("DIMENSION_").replace("_", " ").capitalize() if value else f"Dimension {dimension}"
+
+
+def when_and_where(reference: types_pb2.Reference) -> str:
+    """Returns year and place of a reference, as far as they are known."""
+    year = str(reference.year) if reference.HasField("year") else ""
+    return ", ".join(part for part in (year, reference.location) if part)
+
+
+def teaches(reference: types_pb2.Reference) -> str:
+    """Returns the dimensions that a reference teaches best, in lower case; empty where none are named."""
+    return ", ".join(dimension_name(dimension).lower() for dimension in reference.best_for)
+
+
+def by_whom(authorship: critic_pb2.Authorship) -> str:
+    """Returns who wrote a critique: the model, and the adapter with its revision where one was used."""
+    if not authorship.adapter:
+        return f"written by {authorship.model}, without an adapter"
+    revision = f" ({authorship.adapter_revision})" if authorship.adapter_revision else ""
+    return f"written by {authorship.model} with the adapter {authorship.adapter}{revision}"
+
+
+def how_written(completion: critic_pb2.Completion) -> str:
+    """Returns the token count, the wait for the first token, and whether the text breaks off."""
+    words = f"{completion.completion_tokens} tokens, the first after {duration(completion.time_to_first_token_ms)}"
+    cut = completion.finish_reason == critic_pb2.FINISH_REASON_LENGTH
+    return f"{words}; cut off at its greatest length" if cut else words
+
+
+def failure_sentence(failure: gateway_pb2.Failure) -> str:
+    """Returns which part is missing, and why."""
+    reason = failure.status.message.strip() or failure.status.reason or f"status {failure.status.code}"
+    name = part_name(failure.part)
+    return f"{name.capitalize()}: {reason if reason.endswith('.') else f'{reason}.'}"
+
+
+def duration(milliseconds: float) -> str:
+    """Returns a duration with its unit: whole milliseconds below a second, else seconds with one decimal or two."""
+    if milliseconds < 999.5:
+        return f"{milliseconds:.0f} ms"
+    seconds = milliseconds / 1000
+    return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+
+
+def signed(points: float) -> str:
+    """Returns a difference with its sign; a difference that rounds to nothing has none."""
+    return "0.0" if abs(points) < 0.05 else f"{points:+.1f}".replace("-", "−")
+
+
+def ordinal(number: float) -> str:
+    """Returns a percentile as a person says it: 62nd."""
+    whole = round(number)
+    ending = "th" if whole % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(whole % 10, "th")
+    return f"{whole}{ending}"
+
+
+def timings(response: gateway_pb2.AnalyzeResponse) -> list[str]:
+    """Returns how long each part took, in the order of the contract, and the whole."""
+    parts = [f"{part_name(timing.part)} {duration(timing.elapsed_ms)}" for timing in response.part_timings]
+    return [*parts, f"in all {duration(response.total_ms)}"]
+
+
+def sources(response: gateway_pb2.AnalyzeResponse) -> list[str]:
+    """Returns which encoder, scorer, model and releases answered."""
+    found: list[str] = []
+    if response.HasField("references"):
+        found.append(f"encoder {response.references.encoder}, release {response.references.release[:12]}")
+    if response.HasField("scores"):
+        release = f", release {response.scores.release[:12]}" if response.scores.release else ""
+        found.append(f"scorer {response.scores.scorer}{release}")
+    if response.HasField("critique"):
+        found.append(f"critique {by_whom(response.critique.authorship)}")
+    return found
+
+
+def similarity_percent(neighbor: embedder_pb2.Neighbor) -> float:
+    """Returns how full a bar for a similarity is, 0 to 100; negative similarities are empty."""
+    return 100.0 * min(1.0, max(0.0, neighbor.similarity))
+
+
+def weakest_first(scores: scorer_pb2.ScoreResponse) -> list[scorer_pb2.DimensionScore]:
+    """Returns the dimensions that need work, the one farthest below the references first."""
+    lacking = [score for score in scores.dimensions if score.comparison.needs_work]
+    return sorted(lacking, key=lambda score: score.comparison.gap_points)

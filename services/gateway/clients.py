@@ -42,28 +42,29 @@ _IMAGE_FIELD: Final = {
 }
 
 
-def service_config(service: str) -> str:
+def service_config(service: str, interval_s: float = 5.0) -> str:
     """Returns the gRPC service config (JSON) of the channel to one service.
 
-    Round robin over healthy replicas only; a replica whose share of successes falls out of line with the others' is
-    left out for a while. The success rate is compared between replicas on purpose: a fixed share of failures would
-    throw out sound replicas whenever clients send many bad photographs. UNAVAILABLE alone is retried, and never after
-    the first byte of an answer; RESOURCE_EXHAUSTED is not, since repeating it multiplies an overload.
+    Round robin over healthy replicas only. A replica that fails four of five calls, judged every `interval_s` seconds,
+    is left out for a while, but never half of them: bad photographs fail everywhere, and must not empty the balancer.
+    (Ejection by success rate would need five replicas before one that always fails stands out.) UNAVAILABLE alone is
+    retried, and never after the first byte of an answer; RESOURCE_EXHAUSTED is not, since repeating it multiplies an
+    overload.
     """
     return json.dumps(
         {
             "loadBalancingConfig": [
                 {
                     "outlier_detection_experimental": {
-                        "interval": "5s",
+                        "interval": f"{interval_s:.3f}s",
                         "baseEjectionTime": "15s",
                         "maxEjectionTime": "120s",
                         "maxEjectionPercent": 34,
-                        "successRateEjection": {
-                            "stdevFactor": 1900,
+                        "failurePercentageEjection": {
+                            "threshold": 80,
                             "enforcementPercentage": 100,
-                            "minimumHosts": 3,
-                            "requestVolume": 20,
+                            "minimumHosts": 2,
+                            "requestVolume": 10,
                         },
                         "childPolicy": [{"round_robin": {}}],
                     }
@@ -92,8 +93,8 @@ def target(address: str) -> str:
     return address if address.startswith(("dns:", "ipv4:", "ipv6:", "unix:")) else f"dns:///{address}"
 
 
-def backend_options(service: str, connect_s: float) -> ChannelOptions:
-    """Returns the channel options of a backend; an attempt to connect is given up after `connect_s` seconds."""
+def backend_options(config: str, connect_s: float) -> ChannelOptions:
+    """Returns a backend's channel options; an attempt to connect is given up after `connect_s` seconds."""
     connect_ms = int(connect_s * 1000)
     overrides: ChannelOptions = [
         # Despite its name this bounds one attempt to connect; the default of 20 s would hold calls as long.
@@ -104,7 +105,7 @@ def backend_options(service: str, connect_s: float) -> ChannelOptions:
         ("grpc.enable_http_proxy", 0),
     ]
     names = {name for name, _ in overrides}
-    return [option for option in channel_options(service_config(service)) if option[0] not in names] + overrides
+    return [option for option in channel_options(config) if option[0] not in names] + overrides
 
 
 def serialized(request: Message, photograph: bytes) -> bytes:
@@ -143,7 +144,7 @@ class Backend:
     def __init__(self, part: Part, address: str, connect_s: float) -> None:
         self.name = NAMES[part]
         self.address = target(address)
-        self.channel = grpc.aio.insecure_channel(self.address, backend_options(self.service, connect_s))
+        self.channel = grpc.aio.insecure_channel(self.address, backend_options(service_config(self.service), connect_s))
         self._reachable = True
 
     async def ready(self) -> None:

@@ -18,7 +18,7 @@ from mondrian.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from mondrian.scorer.v1 import scorer_pb2, scorer_pb2_grpc
 from mondrian.types.v1 import types_pb2
 
-from services.core.errors import AdvisorNotFound, InvalidImage
+from services.core.errors import AdvisorNotFound, InvalidImage, ReferenceNotFound
 from services.core.pages import page
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -118,6 +118,22 @@ class FakeEmbedder(Scripted, embedder_pb2_grpc.EmbedderServiceServicer):
                 found.thumbnail_jpeg = PHOTOGRAPH
             response.neighbors.add(reference=found, similarity=0.83 - 0.12 * rank)
         return response
+
+    async def Embed(self, request: embedder_pb2.EmbedRequest, context: Context) -> embedder_pb2.EmbedResponse:
+        """Returns the same direction for everything."""
+        await self.turn(request, context)
+        return embedder_pb2.EmbedResponse(embedding=types_pb2.Embedding(values=[1.0] + [0.0] * 511), encoder="fake@0")
+
+    async def GetReference(
+        self, request: embedder_pb2.GetReferenceRequest, context: Context
+    ) -> embedder_pb2.GetReferenceResponse:
+        """Returns the reference of that id."""
+        for advisor in self.advisors:
+            for title in _TITLES:
+                found = reference(advisor.id, title, thumbnail_jpeg=PHOTOGRAPH)
+                if found.id == request.id and request.advisor in ("", advisor.id):
+                    return embedder_pb2.GetReferenceResponse(reference=found, encoder="fake@0", release="r1")
+        raise ReferenceNotFound(f"There is no reference {request.id}.")
 
     async def ListAdvisors(
         self, request: embedder_pb2.ListAdvisorsRequest, context: Context

@@ -1,0 +1,141 @@
+"""What is late, what is cancelled, what is too much."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2
+from mondrian.gateway.v1 import gateway_pb2
+
+from services.core.errors import (
+    rpc_status_of,
+)
+from tests.fakes.system import System, analyze_request, system
+from tests.integration.gateway.calls import (
+    CLIP,
+    CRITIQUE,
+    DIMENSIONAL,
+    LORA,
+    SCORES,
+    SOON,
+    events_of,
+    refused,
+)
+
+
+class TestDeadlinesAndCancellation:
+    async def test_combined_answers_before_the_clients_deadline_without_the_part_that_is_late(
+        self, over_fakes: System
+    ) -> None:
+        over_fakes.critic.gate.clear()
+        answer = await over_fakes.stub.Analyze(analyze_request(), timeout=1.0)
+        (failure,) = answer.failures
+        assert (failure.part, failure.status.code) == (CRITIQUE, grpc.StatusCode.DEADLINE_EXCEEDED.value[0])
+        assert failure.status.reason == "BACKEND_TIMEOUT"
+        assert failure.status.message.startswith("The critic did not answer within 0.9")
+        assert answer.HasField("references")
+        assert answer.HasField("scores")
+        await asyncio.wait_for(over_fakes.critic.cancelled.wait(), SOON)
+
+    async def test_a_single_mode_says_which_service_was_late(self, over_fakes: System) -> None:
+        over_fakes.scorer.gate.clear()
+        error = await refused(over_fakes.stub.Analyze(analyze_request(DIMENSIONAL), timeout=0.5))
+        assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "The scorer did not answer" in (error.details() or "")
+
+    async def test_without_a_deadline_the_modes_own_applies(self) -> None:
+        async with system(clip_deadline_s=7.0, combined_deadline_s=9.0) as running:
+            await running.stub.Analyze(analyze_request(CLIP))
+            await running.stub.Analyze(analyze_request())
+            first, second = running.embedder.time_left
+            assert first is not None
+            assert second is not None
+            assert 5.0 < first < 7.0 < second < 9.0
+
+    async def test_each_part_gets_what_is_left_less_a_margin(self, over_fakes: System) -> None:
+        await over_fakes.stub.Analyze(analyze_request(), timeout=4.0)
+        for fake in over_fakes.fakes:
+            (left,) = fake.time_left
+            assert left is not None
+            assert 2.0 < left < 3.81
+
+    async def test_a_grounded_critique_keeps_half_of_the_time(self, over_fakes: System) -> None:
+        over_fakes.scorer.gate.clear()
+        answer = await over_fakes.stub.Analyze(analyze_request(grounded=True), timeout=2.0)
+        assert [failure.part for failure in answer.failures] == [SCORES]
+        (left,) = over_fakes.critic.time_left
+        assert left is not None
+        assert 0.3 < left < 1.0
+        assert answer.critique.text
+
+    @pytest.mark.parametrize("rpc", ["Analyze", "StreamAnalyze", "AnalyzeBatch"])
+    async def test_cancelled_upstream_is_cancelled_downstream(self, over_fakes: System, rpc: str) -> None:
+        for fake in over_fakes.fakes:
+            fake.gate.clear()
+        if rpc == "Analyze":
+            call: Any = over_fakes.stub.Analyze(analyze_request(), timeout=SOON)
+        elif rpc == "StreamAnalyze":
+            call = over_fakes.stub.StreamAnalyze(
+                gateway_pb2.StreamAnalyzeRequest(request=analyze_request()), timeout=SOON
+            )
+        else:
+            call = over_fakes.stub.AnalyzeBatch(timeout=SOON)
+            await call.write(gateway_pb2.AnalyzeBatchRequest(key="a", request=analyze_request()))
+        await asyncio.wait_for(asyncio.gather(*(fake.entered.wait() for fake in over_fakes.fakes)), SOON)
+        call.cancel()
+        await asyncio.wait_for(asyncio.gather(*(fake.cancelled.wait() for fake in over_fakes.fakes)), SOON)
+
+    async def test_a_reader_who_leaves_in_the_middle_of_a_critique_stops_it(self, over_fakes: System) -> None:
+        hold = asyncio.Event()
+
+        async def between(number: int) -> None:
+            if number == 3:
+                await hold.wait()
+
+        over_fakes.critic.between = between
+        call = over_fakes.stub.StreamAnalyze(
+            gateway_pb2.StreamAnalyzeRequest(request=analyze_request(LORA)), timeout=SOON
+        )
+        deltas = 0
+        async for event in call:
+            deltas += event.HasField("critique_delta")
+            if deltas == 3:
+                break
+        call.cancel()
+        await asyncio.wait_for(over_fakes.critic.cancelled.wait(), SOON)
+
+
+class TestAdmission:
+    async def test_one_too_many_is_refused_at_once_and_told_when_to_return(self) -> None:
+        async with system(max_in_flight=2) as running:
+            running.scorer.gate.clear()
+            waiting = [
+                asyncio.ensure_future(running.stub.Analyze(analyze_request(DIMENSIONAL), timeout=SOON))
+                for _ in range(2)
+            ]
+            while running.scorer.in_flight < 2:
+                await asyncio.wait_for(running.scorer.entered.wait(), SOON)
+                running.scorer.entered.clear()
+            for call in (
+                running.stub.Analyze(analyze_request(CLIP), timeout=SOON),
+                events_of(
+                    running.stub.StreamAnalyze(
+                        gateway_pb2.StreamAnalyzeRequest(request=analyze_request(CLIP)), timeout=SOON
+                    )
+                ),
+            ):
+                error = await refused(call)
+                assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+                status = rpc_status_of(error)
+                retry = error_details_pb2.RetryInfo()
+                assert any(detail.Unpack(retry) for detail in status.details)
+                assert retry.retry_delay.ToMilliseconds() == 1000
+            assert not running.embedder.requests
+            running.scorer.gate.set()
+            await asyncio.gather(*waiting)
+            # The permits are free again.
+            assert (await running.stub.Analyze(analyze_request(CLIP), timeout=SOON)).summary

@@ -78,6 +78,6 @@ for _ in $(seq 100); do
   kill -0 "$forward" 2>/dev/null || fault "port-forward to the gateway ended: $(cat "$log")"
   sleep 0.1
 done
-mondrian analyze "$photo" --advisor "$advisor" --mode combined --gateway "127.0.0.1:$local_port" ||
+mondrian analyze "$photo" --advisor "$advisor" --mode combined --address "127.0.0.1:$local_port" ||
   fault "the analysis failed"
 ok "one combined analysis through the gateway"

@@ -125,6 +125,17 @@ def decode(content: bytes, *, short_side: int | None = None, limits: ImageLimits
         raise _damaged(content, image, error) from error
 
 
+def upright_size(content: bytes, *, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int, int]:
+    """Returns width and height of the upright photograph in pixels, from its header alone.
+
+    Raises:
+        InvalidImage: as `decode`, for what the header shows.
+    """
+    image = _open(content, limits)
+    width, height = image.size
+    return (height, width) if pixels.orientation_of(image) >= pixels.FIRST_ON_ITS_SIDE else (width, height)
+
+
 def sha256(content: bytes) -> str:
     """Returns the identity of a file's bytes: 64 lower-case hex characters."""
     return hashlib.sha256(content).hexdigest()

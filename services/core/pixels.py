@@ -16,6 +16,8 @@ ORIENTATION_TAG: Final = 0x0112
 TIFF_BITS_TAG: Final = 258
 TIFF_PHOTOMETRIC_TAG: Final = 262
 WHITE_IS_ZERO: Final = 0
+FIRST_ON_ITS_SIDE: Final = 5
+"""The least EXIF orientation whose width and height change places."""
 # What brings a photograph upright, by the EXIF orientation (1 is upright already).
 UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -30,7 +32,7 @@ UPRIGHT: Final = {
 
 def upright_srgb(image: Image.Image) -> Image.Image:
     """Returns a loaded image of any mode as mode RGB: sRGB, 8 bits, upright, alpha laid over white."""
-    orientation = _orientation(image)
+    orientation = orientation_of(image)
     profile = image.info.get("icc_profile")
     colour, alpha = _split_alpha(_eight_bits(image))
     rgb = _srgb(colour, profile if isinstance(profile, bytes) else None)
@@ -50,7 +52,8 @@ def grey_from_16(values: npt.NDArray[Any], greatest: int = 65_535) -> npt.NDArra
     return ((wide * 255 + greatest // 2) // greatest).astype(np.uint8)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """Returns the EXIF orientation, 1 (upright) where the file says nothing usable."""
     try:
         return int(image.getexif().get(ORIENTATION_TAG, 1))
     except Exception:  # damaged EXIF says nothing, and the photograph is good without it

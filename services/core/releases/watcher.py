@@ -13,7 +13,7 @@ from services.core.releases.release import Release
 from services.core.releases.store import ReleaseStore
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("mondrian.releases")
 
 
 class ReleaseWatcher(Generic[T]):

@@ -1,0 +1,271 @@
+"""The catalogue of a release: advisors, references with their metadata, embeddings and thumbnails, in one SQLite file.
+
+Of a photograph only its thumbnail is stored, never its own bytes. What follows from the bytes alone (size, embedding,
+thumbnail) is kept once for each photograph, what an advisor says about it once for each advisor.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from services.core.errors import ConfigurationError
+from services.embedder.encoder import Matrix, Vector
+
+FILE_NAME = "catalogue.sqlite"
+_SCHEMA = """
+CREATE TABLE advisors (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, bio TEXT NOT NULL, years TEXT NOT NULL, focus_areas TEXT NOT NULL,
+    voice TEXT NOT NULL, link TEXT NOT NULL, reference_count INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE photographs (
+    id TEXT PRIMARY KEY, width INTEGER NOT NULL, height INTEGER NOT NULL, embedding BLOB NOT NULL,
+    thumbnail BLOB NOT NULL
+);
+CREATE TABLE entries (
+    advisor TEXT NOT NULL, label INTEGER NOT NULL, id TEXT NOT NULL, file_name TEXT NOT NULL, title TEXT NOT NULL,
+    year INTEGER, location TEXT NOT NULL, description TEXT NOT NULL, significance TEXT NOT NULL, tags TEXT NOT NULL,
+    best_for TEXT NOT NULL, PRIMARY KEY (advisor, label)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX entries_by_id ON entries (id, advisor);
+"""
+_ENTRY = (
+    "entries.advisor, entries.label, entries.id, file_name, title, year, location, description, significance, tags, "
+    "best_for, width, height"
+)
+
+
+@dataclass(frozen=True)
+class AdvisorRecord:
+    """An advisor of a release; the fields are those of the contract's Advisor."""
+
+    id: str
+    name: str
+    bio: str = ""
+    years: str = ""
+    focus_areas: tuple[str, ...] = ()
+    voice: str = ""
+    link: str = ""
+    reference_count: int = 0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What an advisor says about a photograph; the fields are those of the contract's Reference."""
+
+    id: str
+    file_name: str
+    title: str
+    year: int | None = None
+    location: str = ""
+    description: str = ""
+    significance: str = ""
+    tags: tuple[str, ...] = ()
+    best_for: tuple[str, ...] = ()
+    """Names of dimensions, as services.core.advisors.DIMENSIONS has them."""
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """What follows from a photograph's bytes."""
+
+    id: str
+    """The lower-case hex sha256 of the bytes."""
+    width: int
+    """Of the upright photograph, in pixels."""
+    height: int
+    """Of the upright photograph, in pixels."""
+    embedding: Vector
+    """Of unit length."""
+    thumbnail: bytes
+    """A JPEG, long side at most 256 pixels."""
+
+
+@dataclass(frozen=True)
+class ReferenceRecord:
+    """An entry and its place."""
+
+    advisor: str
+    label: int
+    """The place among the advisor's references in the order of their ids, 0 and more; the index's label."""
+    entry: Entry
+    width: int
+    height: int
+
+
+class CatalogueWriter:
+    """Writes a new catalogue; the file is whole after `complete`. Equal content gives equal bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self._database = sqlite3.connect(path, isolation_level=None)
+        # The release is fsynced as a whole when it is published: no journal is left beside it.
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute("PRAGMA synchronous = OFF")
+        self._database.executescript(_SCHEMA)
+        self._database.execute("BEGIN")
+
+    def add_photographs(self, photographs: Iterable[Photograph]) -> None:
+        """Adds photographs; those that are there already are left as they are."""
+        self._database.executemany(
+            "INSERT OR IGNORE INTO photographs VALUES (?, ?, ?, ?, ?)",
+            (
+                (one.id, one.width, one.height, one.embedding.astype("<f4").tobytes(), one.thumbnail)
+                for one in photographs
+            ),
+        )
+
+    def add_advisor(self, advisor: AdvisorRecord, entries: Sequence[Entry]) -> None:
+        """Adds an advisor and its entries, which must ascend by id: their places become the labels."""
+        if any(first.id >= second.id for first, second in itertools.pairwise(entries)):
+            raise ValueError("entries must ascend by id, each id once")
+        self._database.execute(
+            "INSERT INTO advisors VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                advisor.id,
+                advisor.name,
+                advisor.bio,
+                advisor.years,
+                _json(advisor.focus_areas),
+                advisor.voice,
+                advisor.link,
+                len(entries),
+            ),
+        )
+        self._database.executemany(
+            "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                (
+                    advisor.id,
+                    label,
+                    one.id,
+                    one.file_name,
+                    one.title,
+                    one.year,
+                    one.location,
+                    one.description,
+                    one.significance,
+                    _json(one.tags),
+                    _json(one.best_for),
+                )
+                for label, one in enumerate(entries)
+            ),
+        )
+
+    def complete(self) -> None:
+        """Commits everything; before this the file is of no use."""
+        self._database.execute("COMMIT")
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._database.close()
+
+
+class Catalogue:
+    """Reads a catalogue; safe to use from several threads at once."""
+
+    def __init__(self, path: Path, dimensions: int) -> None:
+        self._dimensions = dimensions
+        # Immutable: SQLite neither locks nor looks for a journal, so that a read-only volume will do.
+        self._database = sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False, isolation_level=None
+        )
+        self._one_at_a_time = threading.Lock()
+
+    def close(self) -> None:
+        """Closes the file; nothing can be read any more."""
+        self._database.close()
+
+    def advisors(self) -> list[AdvisorRecord]:
+        """Returns every advisor, by id."""
+        rows = self._rows("SELECT * FROM advisors ORDER BY id")
+        return [
+            AdvisorRecord(row[0], row[1], row[2], row[3], tuple(json.loads(row[4])), row[5], row[6], row[7])
+            for row in rows
+        ]
+
+    def reference(self, advisor: str, label: int) -> ReferenceRecord | None:
+        """Returns the reference at an index's label; None where there is none."""
+        rows = self._rows(
+            f"SELECT {_ENTRY} FROM entries JOIN photographs USING (id) WHERE advisor = ? AND label = ?", advisor, label
+        )
+        return _record(rows[0]) if rows else None
+
+    def references_of(self, reference_id: str) -> list[ReferenceRecord]:
+        """Returns a photograph's entry with every advisor that has it, by advisor; empty where none has."""
+        rows = self._rows(
+            f"SELECT {_ENTRY} FROM entries JOIN photographs USING (id) WHERE entries.id = ? ORDER BY advisor",
+            reference_id,
+        )
+        return [_record(row) for row in rows]
+
+    def entries(self, advisor: str) -> list[Entry]:
+        """Returns an advisor's entries, by id."""
+        rows = self._rows(
+            f"SELECT {_ENTRY} FROM entries JOIN photographs USING (id) WHERE advisor = ? ORDER BY label", advisor
+        )
+        return [_record(row).entry for row in rows]
+
+    def embedding(self, photograph_id: str) -> Vector | None:
+        """Returns a photograph's embedding; None where it is in no advisor's references."""
+        rows = self._rows("SELECT embedding FROM photographs WHERE id = ?", photograph_id)
+        return self._vector(rows[0][0]) if rows else None
+
+    def thumbnail(self, photograph_id: str) -> bytes:
+        """Returns a photograph's thumbnail; empty where it is in no advisor's references."""
+        rows = self._rows("SELECT thumbnail FROM photographs WHERE id = ?", photograph_id)
+        return bytes(rows[0][0]) if rows else b""
+
+    def photograph(self, photograph_id: str) -> Photograph | None:
+        """Returns all that follows from a photograph's bytes; None where it is in no advisor's references."""
+        rows = self._rows("SELECT id, width, height, embedding, thumbnail FROM photographs WHERE id = ?", photograph_id)
+        if not rows:
+            return None
+        identity, width, height, embedding, thumbnail = rows[0]
+        return Photograph(identity, width, height, self._vector(embedding), bytes(thumbnail))
+
+    def matrix(self, advisor: str) -> Matrix:
+        """Returns an advisor's embeddings: row number = label."""
+        rows = self._rows(
+            "SELECT embedding FROM entries JOIN photographs USING (id) WHERE advisor = ? ORDER BY label", advisor
+        )
+        return np.stack([self._vector(row[0]) for row in rows]) if rows else np.empty((0, self._dimensions), np.float32)
+
+    def _vector(self, stored: bytes) -> Vector:
+        if len(stored) != 4 * self._dimensions:
+            raise ConfigurationError(
+                f"The catalogue holds an embedding of {len(stored) // 4} numbers where the encoder has "
+                f"{self._dimensions}; pre-compute the advisors again."
+            )
+        return np.frombuffer(stored, dtype="<f4").astype(np.float32)
+
+    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._one_at_a_time:
+            return self._database.execute(query, values).fetchall()
+
+
+def _record(row: tuple[Any, ...]) -> ReferenceRecord:
+    advisor, label, identity, file_name, title, year, location, description, significance, tags, best_for, *size = row
+    entry = Entry(
+        identity,
+        file_name,
+        title,
+        year,
+        location,
+        description,
+        significance,
+        tuple(json.loads(tags)),
+        tuple(json.loads(best_for)),
+    )
+    return ReferenceRecord(advisor, label, entry, size[0], size[1])
+
+
+def _json(values: Sequence[str]) -> str:
+    return json.dumps(list(values), ensure_ascii=False)

@@ -1,0 +1,60 @@
+"""Records of a release as messages of the contract."""
+
+from __future__ import annotations
+
+from mondrian.embedder.v1 import embedder_pb2
+from mondrian.types.v1 import types_pb2
+
+from services.embedder.catalogue import AdvisorRecord, ReferenceRecord
+from services.embedder.encoder import Vector
+from services.embedder.engine import Embedded
+
+
+def embedding_message(vector: Vector) -> types_pb2.Embedding:
+    """Returns an embedding; from a list, which is five times faster than from an array."""
+    return types_pb2.Embedding(values=vector.tolist())
+
+
+def reference_message(record: ReferenceRecord, thumbnail: bytes = b"") -> types_pb2.Reference:
+    """Returns a reference."""
+    entry = record.entry
+    return types_pb2.Reference(
+        id=entry.id,
+        advisor=record.advisor,
+        title=entry.title,
+        year=entry.year,
+        location=entry.location,
+        description=entry.description,
+        significance=entry.significance,
+        tags=entry.tags,
+        best_for=[types_pb2.Dimension.Value(f"DIMENSION_{name.upper()}") for name in entry.best_for],
+        width=record.width,
+        height=record.height,
+        file_name=entry.file_name,
+        thumbnail_jpeg=thumbnail,
+    )
+
+
+def advisor_message(record: AdvisorRecord) -> embedder_pb2.Advisor:
+    """Returns an advisor."""
+    return embedder_pb2.Advisor(
+        id=record.id,
+        name=record.name,
+        bio=record.bio,
+        years=record.years,
+        focus_areas=record.focus_areas,
+        link=record.link,
+        reference_count=record.reference_count,
+        voice=record.voice,
+    )
+
+
+def timings_message(total_s: float, embedded: Embedded | None = None, search_s: float = 0.0) -> types_pb2.Timings:
+    """Returns durations in milliseconds."""
+    return types_pb2.Timings(
+        total_ms=total_s * 1e3,
+        queue_ms=embedded.queue_s * 1e3 if embedded else 0.0,
+        decode_ms=embedded.decode_s * 1e3 if embedded else 0.0,
+        compute_ms=embedded.compute_s * 1e3 if embedded else 0.0,
+        search_ms=search_s * 1e3,
+    )

@@ -1,0 +1,97 @@
+"""The second half of precompute: catalogue and indexes of all advisors become a release."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from services.core.advisors import AdvisorFolder
+from services.core.releases import Release, Writer
+from services.core.settings import available_cpus
+from services.embedder.catalogue import FILE_NAME, AdvisorRecord, Catalogue, CatalogueWriter, Entry
+from services.embedder.encoder import Encoder, encoder_id
+from services.embedder.gathering import Findings, Source
+from services.embedder.index import IndexRecord, build_index
+from services.embedder.references import index_file
+from services.embedder.work import storage_error
+
+# Above this many references the graph is built by all cores; below, by one, so that equal input gives equal bytes.
+_PARALLEL_BUILD = 10_000
+
+
+def publish(
+    writer: Writer,
+    folder: AdvisorFolder,
+    encoder: Encoder,
+    findings: Findings,
+    source: Source,
+    before: Release | None,
+    catalogue: Catalogue | None,
+) -> tuple[Release, IndexRecord]:
+    advisors = {folder.id: (_advisor(folder), [findings.entries[one] for one in sorted(findings.entries)])}
+    records: dict[str, IndexRecord] = {}
+    skipped = {folder.id: [vars(one) for one in findings.skipped]}
+    if before is not None and catalogue is not None:
+        for advisor in catalogue.advisors():
+            records[advisor.id] = IndexRecord.from_json(before.manifest.extra["indexes"][advisor.id])
+            if advisor.id != folder.id:
+                advisors[advisor.id] = (advisor, catalogue.entries(advisor.id))
+                skipped[advisor.id] = before.manifest.extra["skipped"][advisor.id]
+    with writer.stage() as staged:
+        _write_catalogue(staged / FILE_NAME, advisors, source)
+        for advisor_id, (_, entries) in advisors.items():
+            file_name = index_file(advisor_id)
+            known = records.get(advisor_id)
+            if known is not None and _same_vectors(catalogue, advisor_id, entries, source):
+                if before is not None and known.method == "hnsw":
+                    shutil.copyfile(before.file(file_name), staged / file_name)
+                continue
+            matrix = np.stack([source.require(one.id).embedding for one in entries])
+            threads = available_cpus() if len(entries) > _PARALLEL_BUILD else 1
+            records[advisor_id] = build_index(matrix, staged / file_name, threads=threads)
+        release = writer.publish(
+            staged,
+            space_id=encoder.space_id,
+            counts={one: len(entries) for one, (_, entries) in advisors.items()},
+            extra={
+                "encoder": encoder_id(encoder),
+                "dimensions": encoder.dimensions,
+                "indexes": {one: records[one].to_json() for one in advisors},
+                "skipped": skipped,
+            },
+        )
+    return release, records[folder.id]
+
+
+def _same_vectors(catalogue: Catalogue | None, advisor: str, entries: Sequence[Entry], source: Source) -> bool:
+    """Returns whether the index of the release before fits these entries: the same photographs, equally embedded."""
+    if catalogue is None or [one.id for one in catalogue.entries(advisor)] != [one.id for one in entries]:
+        return False
+    stored = catalogue.matrix(advisor)
+    return all(
+        np.array_equal(vector, source.require(one.id).embedding) for vector, one in zip(stored, entries, strict=True)
+    )
+
+
+def _write_catalogue(path: Path, advisors: dict[str, tuple[AdvisorRecord, list[Entry]]], source: Source) -> None:
+    writer = CatalogueWriter(path)
+    try:
+        ids = sorted({one.id for _, entries in advisors.values() for one in entries})
+        writer.add_photographs(source.require(one) for one in ids)
+        for advisor_id in sorted(advisors):
+            writer.add_advisor(*advisors[advisor_id])
+        writer.complete()
+    except sqlite3.Error as error:
+        raise storage_error(error, path) from error
+    finally:
+        writer.close()
+
+
+def _advisor(folder: AdvisorFolder) -> AdvisorRecord:
+    return AdvisorRecord(
+        folder.id, folder.name, folder.bio, folder.years, folder.focus_areas, folder.voice, folder.link
+    )

@@ -1,0 +1,151 @@
+"""EmbedderService: every rpc converts, calls and converts."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import Any
+
+import grpc.aio
+import numpy as np
+from mondrian.embedder.v1 import embedder_pb2, embedder_pb2_grpc
+
+from services.core.deadlines import deadline_of
+from services.core.errors import EncoderMismatch, InvalidArgument
+from services.core.pages import page
+from services.embedder.conversions import advisor_message, embedding_message, reference_message, timings_message
+from services.embedder.encoder import Vector
+from services.embedder.engine import Embedded
+from services.embedder.index import MAX_TOP_K, unit_vector
+from services.embedder.references import Neighbor, References
+from services.embedder.serving import Serving
+
+DEFAULT_TOP_K = 3
+_REFERENCE_ID = re.compile(r"[0-9a-f]{64}")
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
+    """Answers from what `serving` has loaded; each answer comes from one release."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+
+    async def Embed(self, request: embedder_pb2.EmbedRequest, context: Context) -> embedder_pb2.EmbedResponse:
+        """Returns the embedding of one photograph or of one text."""
+        started = time.perf_counter()
+        embedded = await self._embedded(request, context, self._serving.references_or_none())
+        if embedded is None:
+            raise InvalidArgument("Nothing to embed: set image or text.", field="input")
+        return embedder_pb2.EmbedResponse(
+            embedding=embedding_message(embedded.vector),
+            encoder=self._serving.encoder_id,
+            cached=embedded.cached,
+            timings=timings_message(time.perf_counter() - started, embedded),
+        )
+
+    async def SearchReferences(
+        self, request: embedder_pb2.SearchReferencesRequest, context: Context
+    ) -> embedder_pb2.SearchReferencesResponse:
+        """Returns the references that are most similar to the query."""
+        started = time.perf_counter()
+        top_k = _top_k(request.top_k)
+        references = self._serving.references()
+        references.require_advisor(request.advisor)
+        embedded = await self._embedded(request, context, references)
+        query = embedded.vector if embedded else self._given(request, references)
+        without = request.reference_id or None
+        search_started = time.perf_counter()
+
+        def search() -> list[tuple[Neighbor, bytes]]:
+            found = references.nearest(query, top_k, advisor=request.advisor, without=without)
+            wanted = request.include_thumbnails
+            return [(one, references.catalogue.thumbnail(one.reference.entry.id) if wanted else b"") for one in found]
+
+        neighbors = await asyncio.to_thread(search)
+        search_s = time.perf_counter() - search_started
+        return embedder_pb2.SearchReferencesResponse(
+            neighbors=[
+                embedder_pb2.Neighbor(reference=reference_message(one.reference, thumbnail), similarity=one.similarity)
+                for one, thumbnail in neighbors
+            ],
+            encoder=self._serving.encoder_id,
+            release=references.release_id,
+            cached=embedded is not None and embedded.cached,
+            timings=timings_message(time.perf_counter() - started, embedded, search_s),
+        )
+
+    async def ListAdvisors(
+        self, request: embedder_pb2.ListAdvisorsRequest, context: Context
+    ) -> embedder_pb2.ListAdvisorsResponse:
+        """Lists the advisors of the release, by id."""
+        references = self._serving.references()
+        advisors, token = page(references.advisors, request.page_size, request.page_token, lambda one: one.id)
+        return embedder_pb2.ListAdvisorsResponse(
+            advisors=[advisor_message(one) for one in advisors], next_page_token=token, release=references.release_id
+        )
+
+    async def GetReference(
+        self, request: embedder_pb2.GetReferenceRequest, context: Context
+    ) -> embedder_pb2.GetReferenceResponse:
+        """Returns one reference with its metadata and thumbnail."""
+        references = self._serving.references()
+        _require_reference_id(request.id, "id")
+        record = references.reference(request.id, request.advisor)
+        return embedder_pb2.GetReferenceResponse(
+            reference=reference_message(record, references.catalogue.thumbnail(request.id)),
+            embedding=embedding_message(references.stored(request.id)),
+            encoder=self._serving.encoder_id,
+            release=references.release_id,
+        )
+
+    async def _embedded(
+        self,
+        request: embedder_pb2.EmbedRequest | embedder_pb2.SearchReferencesRequest,
+        context: Context,
+        references: References | None,
+    ) -> Embedded | None:
+        """Returns the embedding of the request's photograph or text; None where it has neither."""
+        engine = self._serving.engine()
+        if request.HasField("image"):
+            known = references.embedding_of if references else _unknown
+            return await engine.photograph(request.image.content, deadline=deadline_of(context), known=known)
+        if request.HasField("text"):
+            return await engine.text(request.text, deadline=deadline_of(context))
+        return None
+
+    def _given(self, request: embedder_pb2.SearchReferencesRequest, references: References) -> Vector:
+        """Returns the unit vector that the request names without the encoder."""
+        if request.HasField("embedding"):
+            if request.encoder not in ("", self._serving.encoder_id):
+                raise EncoderMismatch(
+                    f"The embedding was made by {request.encoder[:120]!r} and this service has "
+                    f"{self._serving.encoder_id}; embed the photograph again with Embed.",
+                    metadata={"encoder": self._serving.encoder_id},
+                )
+            values = np.asarray(request.embedding.values, dtype=np.float32)
+            return unit_vector(values, self._serving.dimensions)
+        if request.HasField("reference_id"):
+            _require_reference_id(request.reference_id, "reference_id")
+            # Any advisor's: one may be asked what is nearest to a photograph of another.
+            references.reference(request.reference_id)
+            return references.stored(request.reference_id)
+        raise InvalidArgument("Nothing to search for: set image, text, embedding or reference_id.", field="query")
+
+
+def _top_k(top_k: int) -> int:
+    if not 0 <= top_k <= MAX_TOP_K:
+        raise InvalidArgument(f"top_k is {top_k}; ask for 1 to {MAX_TOP_K}, or 0 for {DEFAULT_TOP_K}.", field="top_k")
+    return top_k or DEFAULT_TOP_K
+
+
+def _require_reference_id(reference_id: str, field: str) -> None:
+    if not _REFERENCE_ID.fullmatch(reference_id):
+        raise InvalidArgument(
+            "A reference's id is 64 lower-case hex characters, as SearchReferences returns it.", field=field
+        )
+
+
+def _unknown(_: str) -> None:
+    return None

@@ -1,0 +1,46 @@
+"""Settings of the embedder: environment variables MONDRIAN_EMBEDDER_*, or MONDRIAN_* for all services."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from services.core.images import ImageLimits
+from services.core.settings import MINI_DIR, ModelSettings, service_config
+
+
+class EmbedderSettings(ModelSettings):
+    """What the embedder, and its precompute, can be told."""
+
+    model_config = service_config("MONDRIAN_EMBEDDER_")
+
+    port: int = Field(default=50051, ge=0, le=65535)
+    """The port to listen on; 0 takes a free one."""
+    model_path: Path | None = None
+    """The open_clip folder (open_clip_config.json, open_clip_model.safetensors); unset takes the profile's."""
+    decode_threads: int = Field(default=0, ge=0)
+    """Threads that decode photographs beside the model; 0 means one for each CPU the process may use."""
+    cache_entries: int = Field(default=10_000, ge=0)
+    """How many photographs and texts are remembered with their embeddings, about 2 KB each."""
+    poll_s: float = Field(default=1.0, gt=0)
+    """Seconds between two looks for a new release."""
+    keep_releases: int = Field(default=5, ge=0)
+    """How many older releases precompute leaves to roll back to."""
+
+    @property
+    def encoder_folder(self) -> Path:
+        """The folder of the weights."""
+        if self.model_path is not None:
+            return self.model_path
+        return MINI_DIR / "models" / "clip" if self.profile == "mini" else self.models_dir / "ViT-B-32"
+
+    @property
+    def releases_root(self) -> Path:
+        """The root of the embedder's releases."""
+        return self.data_dir / "embedder"
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """What a photograph may cost."""
+        return ImageLimits(max_bytes=int(self.max_image_bytes), max_pixels=self.max_image_pixels)

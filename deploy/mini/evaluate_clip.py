@@ -45,7 +45,9 @@ CHANGES = {
     "3 degrees": Change(degrees=3.0),
     "JPEG 40": Change(quality=40),
     "all four": Change(0.8, 1.0, 3.0, 40),
+    "all, doubled": Change(0.6, 2.0, 6.0, 20),
 }
+"""What is tried: each change alone, all of them at once (the figure that counts), and all of them far stronger."""
 
 
 def changed(pixels: Pixels, change: Change, gen: np.random.Generator) -> Pixels:

@@ -33,18 +33,18 @@ class Recipe:
     """Everything that decides the weights. Sizes in pixels and pictures, times in optimiser steps."""
 
     seed: int = 0
-    scenes: int = 9000
-    textures: int = 12000
+    scenes: int = 10000
+    textures: int = 6000
     side: int = 64
     width: int = 16
-    steps: int = 2200
+    steps: int = 1000
     batch: int = 256
-    scene_share: float = 0.4
+    scene_share: float = 0.5
     rate: float = 3e-3
     warmup: int = 100
     decay: float = 0.05
     temperature: float = 0.07
-    text_weight: float = 0.3
+    text_weight: float = 1.0
     text_width: int = 64
     text_layers: int = 2
 

@@ -11,6 +11,8 @@ def caption(attributes: dict[str, str], details: dict[str, str]) -> str:
     """Describe a scene by its attributes and further details (number, hue, season), in one sentence."""
     kind, subject = attributes["kind"], attributes["subject"]
     place = _PLACE[attributes["subject_side"]]
+    if attributes["palette"] == "monochrome" and "hue" in details:
+        details = {**details, "hue": "dark"}
     heads = {
         "mountains": f"{details.get('ridges', '')} mountain ridges with a {subject} {place}",
         "lake": f"a {details.get('water', '')} lake before {details.get('ridges', '')} ridges, a {subject} {place}",
@@ -19,7 +21,7 @@ def caption(attributes: dict[str, str], details: dict[str, str]) -> str:
         "hills": f"{details.get('hills', '')} {details.get('cut', '')} desert hills, the highest {place}",
         "forest": f"a {details.get('bark', '')} trunk {place} in a {details.get('season', '')} forest",
         "waterfall": f"a {details.get('width', '')} waterfall {place} over a cliff into a pool",
-        "rocks": f"a boulder {place} on {details.get('ground', '')}, {details.get('rocks', '')} rocks",
+        "rocks": f"a boulder {place} on {details.get('ground', '')}, {details.get('rocks', '')} in all",
         "clouds": f"a {subject} {place} above a floor of small clouds"
         if details.get("floor")
         else f"a great cloud {place} over low hills",

@@ -337,7 +337,8 @@ _KINDS: dict[str, Callable[[Plan], None]] = {
 _CHOICE: dict[str | None, dict[str, float]] = {
     None: dict.fromkeys(_KINDS, 1.0),
     "ansel": {
-        "mountains": 4, "lake": 4, "dunes": 2, "forest": 2, "tree": 2, "waterfall": 2, "rocks": 2, "clouds": 1, "shell": 1,
+        "mountains": 4, "lake": 4, "dunes": 2, "forest": 2, "tree": 2, "waterfall": 2, "rocks": 2, "clouds": 1,
+        "shell": 1,
     },
     "okeefe": {"flower": 4, "hills": 3, "skull": 2, "adobe": 2, "shell": 1, "clouds": 2, "dunes": 1, "mountains": 1},
 }  # fmt: skip

@@ -24,6 +24,7 @@ _MISSING: Final = {
     SCORES: "The scores are missing",
     CRITIQUE: "The critique is missing",
 }
+_COMMON_BEGINNINGS: Final = ("The", "There", "This", "No", "Nothing", "None", "A", "An", "All", "It", "What")
 # A sentence ends at its mark and closing quotes, before white space; not behind these.
 _ENDS: Final = re.compile(r"[.!?…]+[\"”’')\]]*(?=\s+[\"“‘'(\[]*[A-Z0-9À-Þ])|\n\s*\n|\n(?=\s*[-*•\d])")
 _ABBREVIATIONS: Final = frozenset(
@@ -89,7 +90,7 @@ def nearest(found: embedder_pb2.SearchReferencesResponse, advisor: str) -> str:
 def about_scores(scores: scorer_pb2.ScoreResponse, advisor: str) -> list[str]:
     """Returns the overall score, each dimension beside the best reference, and what to work on."""
     grade = f", grade {scores.grade}" if scores.grade else ""
-    sentences = [f"Overall: {_points(scores.overall)}/10{grade}."]
+    sentences = [f"Overall: {_finer(scores.overall)}/10{grade}."]
     for dimension in scores.dimensions:
         sentences.append(_beside_the_best(dimension))
     for dimension in scores.dimensions:
@@ -103,7 +104,7 @@ def about_scores(scores: scorer_pb2.ScoreResponse, advisor: str) -> list[str]:
 def standing(scores: scorer_pb2.ScoreResponse, advisor: str) -> str:
     """Returns the overall score, and the strongest and the weakest dimension beside the advisor's, in words."""
     grade = f" ({scores.grade})" if scores.grade else ""
-    overall = f"Overall it scores {_points(scores.overall)}/10{grade}"
+    overall = f"Overall it scores {_finer(scores.overall)}/10{grade}"
     if not scores.dimensions:
         return f"{overall}."
     compared = [dimension for dimension in scores.dimensions if dimension.HasField("comparison")]
@@ -133,11 +134,7 @@ def about_critique(critique: critic_pb2.CritiqueResponse, advisor: str) -> list[
 
 def missing(part: Part, status: types_pb2.Status) -> str:
     """Returns which part is missing and why, in a sentence."""
-    why = status.message.strip()
-    for article in ("The ", "There ", "No ", "A "):
-        if why.startswith(article):
-            why = why[0].lower() + why[1:]
-    return _ended(f"{_MISSING[part]}: {why}" if why else _MISSING[part])
+    return _ended(f"{_MISSING[part]}: {_within(status.message)}" if status.message else _MISSING[part])
 
 
 def sentences_of(text: str) -> list[str]:
@@ -158,7 +155,7 @@ def sentences_of(text: str) -> list[str]:
 def _base_model(authorship: critic_pb2.Authorship, advisor: str) -> list[str]:
     if not authorship.fell_back:
         return []
-    why = f": {authorship.fallback_reason}" if authorship.fallback_reason else "."
+    why = f": {_within(authorship.fallback_reason)}" if authorship.fallback_reason else "."
     return [_ended(f"The base model wrote the critique, not the voice of {advisor}{why}")]
 
 
@@ -173,9 +170,10 @@ def _beside_the_best(dimension: scorer_pb2.DimensionScore) -> str:
 
 def _to_work_on(dimension: scorer_pb2.DimensionScore, advisor: str) -> str:
     comparison = dimension.comparison
-    sentence = (
-        f"Work on {_dimension(dimension.dimension)}, {_gap(comparison.gap_points)} of the references of {advisor}."
-    )
+    gap = _gap(comparison.gap_points)
+    sentence = f"Work on {_dimension(dimension.dimension)}: it is {gap} of the references of {advisor}."
+    if dimension.evidence:
+        sentence += f" {_ended(dimension.evidence[0])}"
     if comparison.advice:
         sentence += f" {_ended(comparison.advice)}"
     if comparison.examples:
@@ -204,21 +202,35 @@ def _points(score: float) -> str:
     return str(math.floor(score + 0.5))
 
 
+def _finer(score: float) -> str:
+    """Returns a score with one decimal, unless that is a zero."""
+    return f"{score:.1f}".removesuffix(".0")
+
+
 def _apart(mine: float, theirs: float) -> tuple[str, str]:
-    """Returns two scores as whole numbers; with one decimal where whole numbers would hide that they differ."""
-    if _points(mine) == _points(theirs) and f"{mine:.1f}" != f"{theirs:.1f}":
-        return f"{mine:.1f}", f"{theirs:.1f}"
-    return _points(mine), _points(theirs)
+    """Returns two scores as whole numbers; finer where they are less than a point apart.
+
+    Whole numbers would hide a difference (8.0 and 8.4) or make one (6.46 and 6.54).
+    """
+    number = _finer if abs(mine - theirs) < 1 else _points
+    return number(mine), number(theirs)
 
 
 def _gap(points: float) -> str:
     if abs(points) < 0.05:
         return "level with the mean"
-    return f"{abs(points):.1f} {'above' if points > 0 else 'below'} the mean"
+    size = _finer(abs(points))
+    return f"{size} {'point' if size == '1' else 'points'} {'above' if points > 0 else 'below'} the mean"
 
 
 def _listed(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _within(sentence: str) -> str:
+    """Returns a sentence as it goes on behind a colon: its first word in lower case where that is no name."""
+    first, space, rest = sentence.strip().partition(" ")
+    return f"{first.lower() if first in _COMMON_BEGINNINGS else first}{space}{rest}"
 
 
 def _ended(sentence: str) -> str:

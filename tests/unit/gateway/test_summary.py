@@ -1,0 +1,95 @@
+"""The sentences that a person reads, against files that a person has read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mondrian.critic.v1 import critic_pb2
+from mondrian.gateway.v1 import gateway_pb2
+from mondrian.scorer.v1 import scorer_pb2
+from mondrian.types.v1 import types_pb2
+
+from services.gateway.summary import about_critique, missing, narrate, sentences_of, standing
+from tests.golden.answers import ADVISOR, CASES, FOLDER, told
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_sentences_are_those_of_the_golden_file(name: str) -> None:
+    assert told(name) == json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_every_golden_file_has_its_case() -> None:
+    assert {path.stem for path in FOLDER.iterdir()} == set(CASES)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("", []),
+        ("One.", ["One."]),
+        ("No mark at all", ["No mark at all"]),
+        ("One. Two! Three? Four…", ["One.", "Two!", "Three?", "Four…"]),
+        ("At f/2.8 and 1.5 s it holds. Good.", ["At f/2.8 and 1.5 s it holds.", "Good."]),
+        ("See e.g. The Lake. Then go.", ["See e.g. The Lake.", "Then go."]),
+        ("Ansel E. Adams waited. He did.", ["Ansel E. Adams waited.", "He did."]),
+        ("“It leads.” The rest follows.", ["“It leads.”", "The rest follows."]),
+        ("A heading\n\nA paragraph\nof two lines.", ["A heading", "A paragraph of two lines."]),
+        ("First:\n- a point\n- another", ["First:", "- a point", "- another"]),
+        ("É bom. Últimas luzes.", ["É bom.", "Últimas luzes."]),
+    ],
+)
+def test_a_text_falls_into_its_sentences(text: str, sentences: list[str]) -> None:
+    assert sentences_of(text) == sentences
+
+
+@given(text=st.text(max_size=200))
+def test_no_word_of_a_critique_is_lost(text: str) -> None:
+    assert " ".join(sentences_of(text)).split() == text.split()
+
+
+@given(mine=st.floats(0, 10, width=32), best=st.floats(0, 10, width=32))
+def test_two_scores_never_read_the_wrong_way_round(mine: float, best: float) -> None:
+    dimension = scorer_pb2.DimensionScore(dimension=types_pb2.DIMENSION_LIGHTING, score=mine)
+    dimension.comparison.reference.best_example.CopyFrom(scorer_pb2.Example(title="T", score=best))
+    answer = gateway_pb2.AnalyzeResponse(scores=scorer_pb2.ScoreResponse(dimensions=[dimension]))
+    narrate(answer, ADVISOR)
+    sentence = answer.narrations[0].sentences[1]
+    shown = [float(word.split("/10")[0]) for word in sentence.split() if "/10" in word]
+    assert len(shown) == 2
+    assert abs(shown[0] - mine) <= 0.5001
+    assert abs(shown[1] - best) <= 0.5001
+    assert (shown[0] - shown[1]) * (mine - best) >= 0
+
+
+def test_the_strongest_dimension_is_that_which_stands_out_most_not_that_which_scores_most() -> None:
+    scores = scorer_pb2.ScoreResponse(overall=7)
+    for dimension, score, gap in (
+        (types_pb2.DIMENSION_COMPOSITION, 9.0, -0.5),
+        (types_pb2.DIMENSION_LIGHTING, 6.0, 0.02),
+        (types_pb2.DIMENSION_FOCUS_SHARPNESS, 7.0, -1.0),
+    ):
+        scored = scores.dimensions.add(dimension=dimension, score=score)
+        scored.comparison.gap_points = gap
+    assert standing(scores, "Ansel") == (
+        "Overall it scores 7/10; beside the references of Ansel, lighting is strongest (6/10, level with the mean) "
+        "and focus sharpness weakest (7/10, 1 point below the mean)."
+    )
+
+
+def test_a_dimension_of_a_newer_scorer_does_not_break_the_answer() -> None:
+    newer = scorer_pb2.DimensionScore.FromString(b"\x08\x63\x15\x00\x00\xa0\x40")
+    answer = gateway_pb2.AnalyzeResponse(scores=scorer_pb2.ScoreResponse(dimensions=[newer]))
+    narrate(answer, ADVISOR)
+    assert "5/10" in answer.narrations[0].sentences[1]
+
+
+def test_a_critique_that_names_no_reason_for_falling_back_still_says_that_it_did() -> None:
+    critique = critic_pb2.CritiqueResponse(text="Good.", authorship=critic_pb2.Authorship(fell_back=True))
+    assert about_critique(critique, "Ansel") == ["Good.", "The base model wrote the critique, not the voice of Ansel."]
+
+
+def test_a_part_that_failed_without_a_word_is_named_all_the_same() -> None:
+    assert missing(gateway_pb2.PART_SCORES, types_pb2.Status(code=13)) == "The scores are missing."

@@ -7,8 +7,12 @@ from typing import Annotated
 
 import typer
 
+from services.cli.advisors import advisors
 from services.cli.analyze import analyze
 from services.cli.console import EPILOG, SentenceGroup
+from services.cli.precompute import precompute
+from services.cli.releases import releases
+from services.cli.up import up
 
 app = typer.Typer(
     name="mondrian",
@@ -20,7 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.command(epilog=EPILOG)(analyze)
+for command in (up, analyze, precompute, advisors):
+    app.command(epilog=EPILOG)(command)
+app.add_typer(releases, name="releases")
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,93 @@
+"""`mondrian advisors`: whom the services know, and how far each is pre-computed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from mondrian.gateway.v1 import gateway_pb2
+from rich.table import Table
+from rich.text import Text
+
+from services.cli.client import Gateway
+from services.cli.console import FAILED, complain, out, plain
+from services.cli.holdings import STORED, Holdings, holdings
+from services.cli.settings import ClientSettings
+from services.cli.wording import failure_sentence
+
+
+def advisors(
+    local: Annotated[
+        bool, typer.Option("--local", help="Read the releases of this machine instead of asking the gateway.")
+    ] = False,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", metavar="HOST:PORT", help="The gateway; else MONDRIAN_GATEWAY_HOST and _PORT."),
+    ] = None,
+) -> None:
+    """List the advisors: their references, whether they have a voice (adapter) and scores (profile).
+
+    With --local, the pre-computing of each: references, skipped files, release and time.
+    """
+    settings = ClientSettings.load()
+    if local:
+        _show_local({service.name: holdings(settings, service) for service in STORED})
+        return
+    with Gateway(address or settings.address, settings.tls_authority) as gateway:
+        found, failures = gateway.advisors()
+    _show_served(found)
+    for failure in failures:
+        complain(failure_sentence(failure))
+    if failures:
+        raise typer.Exit(FAILED)
+
+
+def _show_served(found: list[gateway_pb2.AdvisorSummary]) -> None:
+    console = out()
+    if not found:
+        console.print("No advisor is served; pre-compute one with `mondrian precompute --advisor-dir DIR`.")
+        return
+    table = Table()
+    for heading in ("Id", "Name", "References", "Voice", "Scores", "Known for"):
+        table.add_column(heading, justify="right" if heading == "References" else "left")
+    for each in found:
+        advisor = each.advisor
+        name = f"{advisor.name} ({advisor.years})" if advisor.years else advisor.name
+        table.add_row(
+            Text(plain(advisor.id), style="bold"),
+            Text(plain(name)),
+            str(advisor.reference_count),
+            Text("adapter", style="green") if each.has_adapter else Text("base model", style="yellow"),
+            Text("profile", style="green") if each.has_profile else Text("none", style="yellow"),
+            Text(plain(", ".join(advisor.focus_areas))),
+        )
+    console.print(table)
+
+
+def _show_local(held: dict[str, Holdings]) -> None:
+    console = out()
+    names = sorted({advisor for each in held.values() for advisor in each.counts})
+    table = Table()
+    for heading in ("Advisor", "Service", "References", "Skipped", "Release", "Published (UTC)"):
+        table.add_column(heading, justify="right" if heading in ("References", "Skipped") else "left")
+    for advisor in names:
+        for service, each in held.items():
+            count = each.counts.get(advisor)
+            row = [advisor, service, "none" if count is None else str(count)]
+            if count is not None:
+                row += [str(len(each.skipped.get(advisor, ()))), each.release[:12], each.created[:19].replace("T", " ")]
+            table.add_row(*(Text(plain(cell)) for cell in row))
+    if names:
+        console.print(table)
+    else:
+        console.print("Nothing has been pre-computed; begin with `mondrian precompute --samples`.")
+    for service, each in held.items():
+        for advisor, files in sorted(each.skipped.items()):
+            for file in files:
+                sentence = f"{advisor}: {file.get('file_name', '')} is not in the {service}: {file.get('sentence', '')}"
+                console.print(Text(plain(sentence), style="yellow"), soft_wrap=True)
+    faults = [each.damage for each in held.values() if each.damage]
+    for fault in faults:
+        complain(fault)
+    if faults:
+        raise typer.Exit(FAILED)

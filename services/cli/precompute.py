@@ -1,0 +1,130 @@
+"""`mondrian precompute`: an advisor's photographs become releases that the embedder and the scorer serve."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.text import Text
+
+from services.cli.console import FAILED, INTERRUPTED, MISCONFIGURED, err, out, plain
+from services.cli.holdings import STORED, holdings
+from services.cli.roster import BACKENDS, Service, endpoint_of, require_model
+from services.core.advisors import load_advisor, require_id
+from services.core.errors import ConfigurationError
+from services.core.settings import MINI_DIR, CommonSettings
+
+SAMPLES: Final = MINI_DIR / "advisors"
+"""The sample advisors' folders."""
+
+
+def precompute(
+    advisor_dir: Annotated[
+        Path | None, typer.Option("--advisor-dir", help="The folder: references/, and if you like advisor.yaml.")
+    ] = None,
+    advisor_id: Annotated[
+        str | None,
+        typer.Option("--advisor-id", help="The advisor's id; else that of advisor.yaml, or the folder's name."),
+    ] = None,
+    samples: Annotated[bool, typer.Option("--samples", help="Pre-compute the sample advisors.")] = False,
+) -> None:
+    """Pre-compute an advisor's reference photographs, so that requests find them ready.
+
+    Photographs that are known already are not computed again; a run that was interrupted goes on where it was, and
+    running services take the new release over by themselves.
+    """
+    if samples == (advisor_dir is not None):
+        raise ConfigurationError("Name one folder with --advisor-dir DIR, or say --samples for the sample advisors.")
+    if samples and advisor_id is not None:
+        raise ConfigurationError("--advisor-id goes with --advisor-dir; the sample advisors have their own ids.")
+    folders = sample_folders() if samples else [advisor_dir] if advisor_dir else []
+    code = precompute_folders(CommonSettings.load(), folders, advisor_id)
+    if code:
+        raise typer.Exit(code)
+
+
+def sample_folders() -> list[Path]:
+    """Returns the sample advisors' folders by name.
+
+    Raises:
+        ConfigurationError: there are none.
+    """
+    folders = sorted(path.parent for path in SAMPLES.glob("*/advisor.yaml"))
+    if not folders:
+        raise ConfigurationError(f"There are no sample advisors in {SAMPLES}; draw them with `make mini`.")
+    return folders
+
+
+def precompute_folders(settings: CommonSettings, folders: Sequence[Path], advisor_id: str | None = None) -> int:
+    """Runs both services' precompute for each folder and returns an exit code: 0, 1, 2 or 130.
+
+    Raises:
+        ConfigurationError: a folder is not an advisor's, or the embedder's model is missing.
+    """
+    console = out()
+    # Both services would find these faults after seconds of loading their models.
+    advisors = [load_advisor(folder, advisor_id) for folder in folders]
+    for service in BACKENDS:
+        if service in STORED:
+            require_model(service, settings, endpoint_of(service).model_path)
+    worst = 0
+    for folder, advisor in zip(folders, advisors, strict=True):
+        for notice in advisor.notices:
+            err().print(plain(notice), style="yellow", markup=False, soft_wrap=True)
+        for service in STORED:
+            console.print(
+                Text.assemble(
+                    (service.name, f"bold {service.colour}"), f": {len(advisor.photographs)} photographs of "
+                ),
+                Text(plain(advisor.name), style="bold"),
+                soft_wrap=True,
+            )
+            code = run_precompute(settings, service, folder, advisor.id)
+            if code == INTERRUPTED:
+                return code
+            worst = max(worst, MISCONFIGURED if code == MISCONFIGURED else FAILED if code else 0)
+        console.print(Text(plain(summary(settings, advisor.id)), style="bold" if not worst else "bold red"))
+    return worst
+
+
+def run_precompute(settings: CommonSettings, service: Service, folder: Path, advisor_id: str) -> int:
+    """Returns the exit code of one service's precompute, whose progress and sentences go straight to the terminal."""
+    require_id(advisor_id)
+    command = [sys.executable, "-m", f"services.{service.name}.precompute"]
+    command += ["--advisor-dir", str(folder), "--advisor-id", advisor_id, "--data-dir", str(settings.data_dir)]
+    environment = {
+        **os.environ,
+        "MONDRIAN_PROFILE": settings.profile,
+        "MONDRIAN_MODELS_DIR": str(settings.models_dir),
+    }
+    sys.stdout.flush()
+    process = subprocess.Popen(command, env=environment)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        # Ctrl-C has reached it as well; it says itself what is kept.
+        process.wait()
+        return INTERRUPTED
+
+
+def summary(settings: CommonSettings, advisor_id: str) -> str:
+    """Returns in a line what each service now has of an advisor."""
+    parts = []
+    for service in STORED:
+        held = holdings(settings, service)
+        parts.append(
+            f"{service.name} {held.counts[advisor_id]} references"
+            f"{_skipped(len(held.skipped.get(advisor_id, ())))} (release {held.release[:12]})"
+            if advisor_id in held.counts
+            else f"{service.name} nothing"
+        )
+    return f"{advisor_id}: {'; '.join(parts)}."
+
+
+def _skipped(count: int) -> str:
+    return f", {count} skipped" if count else ""

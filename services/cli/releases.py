@@ -1,0 +1,98 @@
+"""`mondrian releases`: what was published, whether it is sound, and the way back."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from services.cli.console import FAILED, complain, out
+from services.cli.holdings import STORED, store_of
+from services.cli.roster import Service
+from services.core.settings import CommonSettings
+
+
+class Stored(StrEnum):
+    """The services that serve releases."""
+
+    EMBEDDER = "embedder"
+    SCORER = "scorer"
+
+
+releases = typer.Typer(help="List, verify and roll back what was pre-computed.", no_args_is_help=True)
+ServiceArgument = Annotated[Stored | None, typer.Argument(metavar="[embedder|scorer]", help="One service; else both.")]
+
+
+@releases.command("list")
+def list_releases(service: ServiceArgument = None) -> None:
+    """List the releases, the newest first."""
+    settings = CommonSettings.load()
+    table = Table()
+    for heading in ("Service", "Release", "Published (UTC)", "References", "MiB", ""):
+        table.add_column(heading, justify="right" if heading == "MiB" else "left")
+    for each in _chosen(service):
+        for info in store_of(settings, each).releases():
+            counts = ", ".join(f"{advisor} {count}" for advisor, count in sorted(info.counts.items()))
+            state = (
+                Text("damaged", style="red") if info.damage else Text("current" if info.current else "", style="green")
+            )
+            published = info.created[:19].replace("T", " ")
+            table.add_row(each.name, info.id[:12], published, counts, f"{info.size_bytes / 2**20:.1f}", state)
+    console = out()
+    if table.row_count:
+        console.print(table)
+    else:
+        console.print("Nothing has been pre-computed; begin with `mondrian precompute --samples`.")
+
+
+@releases.command()
+def verify(service: ServiceArgument = None) -> None:
+    """Compare every byte of the current releases with what was published."""
+    settings = CommonSettings.load()
+    sound = True
+    for each in _chosen(service):
+        store = store_of(settings, each)
+        release_id = store.current_id()
+        problems = store.verify(release_id) if release_id else [f"The {each.name} has no release; pre-compute one."]
+        for problem in problems:
+            complain(problem)
+        sound = sound and not problems
+        if not problems and release_id:
+            out().print(f"The {each.name}'s release {release_id[:12]} is sound.")
+    if not sound:
+        raise typer.Exit(FAILED)
+
+
+@releases.command()
+def rollback(
+    service: Annotated[Stored, typer.Argument(metavar="embedder|scorer", help="Whose release.")],
+    release: Annotated[
+        str | None, typer.Argument(metavar="[RELEASE]", help="The release's id or its beginning; else the one before.")
+    ] = None,
+) -> None:
+    """Serve an older release again; running services take it over by themselves."""
+    each = _chosen(service)[0]
+    store = store_of(CommonSettings.load(), each)
+    chosen = store.rollback(store.find(release) if release else None)
+    out().print(f"The {each.name} serves release {chosen.id[:12]} of {chosen.manifest.created[:19]} again.")
+
+
+@releases.command()
+def collect(
+    keep: Annotated[int, typer.Option("--keep", min=0, help="How many releases stay beside the current one.")],
+    service: ServiceArgument = None,
+) -> None:
+    """Remove old releases; the current one, and those in use, stay."""
+    settings = CommonSettings.load()
+    for each in _chosen(service):
+        if store_of(settings, each).current_id() is None:
+            continue
+        removed = store_of(settings, each).collect(keep)
+        out().print(f"{each.name}: {len(removed)} releases removed.")
+
+
+def _chosen(service: Stored | None) -> tuple[Service, ...]:
+    return tuple(each for each in STORED if service is None or each.name == service.value)

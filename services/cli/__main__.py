@@ -10,6 +10,7 @@ import typer
 from services.cli.advisors import advisors
 from services.cli.analyze import analyze
 from services.cli.console import EPILOG, SentenceGroup
+from services.cli.demo import demo
 from services.cli.precompute import precompute
 from services.cli.releases import releases
 from services.cli.up import up
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (up, analyze, precompute, advisors):
+for command in (up, analyze, demo, precompute, advisors):
     app.command(epilog=EPILOG)(command)
 app.add_typer(releases, name="releases")
 

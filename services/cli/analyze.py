@@ -70,7 +70,7 @@ def analyze(
     """
     require_id(advisor)
     if report is not None:
-        _require_writable(report)
+        require_writable(report)
     settings = ClientSettings.load()
     question = Question(advisor, mode, top_k, instruction, grounded, max_tokens, thumbnails=report is not None)
     with Gateway(address or settings.address, settings.tls_authority) as gateway:
@@ -180,7 +180,7 @@ def _name_of(gateway: Gateway, advisor: str) -> str:
     return next((each.advisor.name for each in summaries if each.advisor.id == advisor), "") or advisor
 
 
-def _require_writable(report: Path) -> None:
+def require_writable(report: Path) -> None:
     """Checks before the work, not after it, that the report can be written."""
     if report.is_dir():
         raise ConfigurationError(f"{report} is a folder; name a file for the report, like {report}/report.html.")

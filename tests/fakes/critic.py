@@ -121,7 +121,7 @@ def adapter_config(base: str, **changes: object) -> dict[str, object]:
 
 def random_adapter(folder: Path, base: Base, *, seed: int, rank: int = 4, **changes: object) -> Path:
     """Write a LoRA adapter with random matrices, in peft's format, for q_proj and v_proj of every layer."""
-    config = adapter_config(base.name, r=rank, **changes)
+    config = adapter_config(base.name, **({"r": rank} | changes))
     generator = torch.Generator().manual_seed(seed)
     targets = config["target_modules"]
     assert isinstance(targets, list)

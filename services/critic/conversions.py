@@ -1,0 +1,121 @@
+"""Between the contract's messages and the service's own terms."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from mondrian.critic.v1 import critic_pb2
+
+from services.core.errors import InvalidArgument
+from services.critic.adapters import Entry, State, Voice
+from services.critic.engine import Completed, Finish
+from services.critic.sampling import SamplingParams
+from services.critic.settings import CriticSettings
+
+_ADVISOR: Final = re.compile(r"[a-z0-9-]{0,64}")
+_MAX_REFERENCES: Final = 8
+_MAX_FINDINGS: Final = 16
+_FINISH: Final = {
+    Finish.STOP: critic_pb2.FINISH_REASON_STOP,
+    Finish.LENGTH: critic_pb2.FINISH_REASON_LENGTH,
+}
+_STATE: Final = {
+    State.READY: critic_pb2.ADAPTER_STATE_READY,
+    State.LOADING: critic_pb2.ADAPTER_STATE_LOADING,
+    State.REFUSED: critic_pb2.ADAPTER_STATE_REFUSED,
+    State.DRAINING: critic_pb2.ADAPTER_STATE_DRAINING,
+}
+
+
+def check_advisor(advisor: str) -> str:
+    """Return the advisor's id. Raises `InvalidArgument` where it can be none."""
+    if not _ADVISOR.fullmatch(advisor):
+        raise InvalidArgument(
+            "advisor is an id of 1 to 64 of a-z, 0-9 and -, or empty for the base model.", field="advisor"
+        )
+    return advisor
+
+
+def sampling_params(config: critic_pb2.GenerationConfig, settings: CriticSettings) -> SamplingParams:
+    """Return how the text is to be written. Raises `InvalidArgument` for a number out of range."""
+
+    def number(field: str, default: float, low: float, high: float, *, above: bool = False) -> float:
+        if not config.HasField(field):  # type: ignore[arg-type]
+            return default
+        value = float(getattr(config, field))
+        if math.isnan(value) or not low <= value <= high or (above and value == low):
+            raise InvalidArgument(
+                f"{field} is {value:g}; it must be {'above ' if above else ''}{low:g} to {high:g}.",
+                field=f"generation_config.{field}",
+            )
+        return value
+
+    return SamplingParams(
+        max_tokens=int(number("max_tokens", min(settings.default_tokens, settings.max_tokens), 1, settings.max_tokens)),
+        temperature=number("temperature", 0.0, 0, 2),
+        top_p=number("top_p", 1.0, 0, 1, above=True),
+        repetition_penalty=number("repetition_penalty", 1.0, 1, 2),
+        seed=config.seed if config.HasField("seed") else None,
+    )
+
+
+def grounding_titles(grounding: critic_pb2.Grounding) -> list[str]:
+    """Return the titles of the references that a critique may name. Raises `InvalidArgument` for too many."""
+    _limit("references", grounding.references, _MAX_REFERENCES)
+    return [reference.title for reference in grounding.references if reference.title]
+
+
+def grounding_text(grounding: critic_pb2.Grounding) -> str | None:
+    """Return what the critique may build on, one line each, nearest references first; None where nothing is known."""
+    _limit("findings", grounding.findings, _MAX_FINDINGS)
+    near = [f"- near to {_one_line(title)}" for title in grounding_titles(grounding)]
+    return "\n".join([*near, *(f"- {_one_line(finding)}" for finding in grounding.findings)]) or None
+
+
+def _limit(field: str, items: Sequence[object], most: int) -> None:
+    if len(items) > most:
+        raise InvalidArgument(f"{field} has {len(items)} entries; send at most {most}.", field=f"grounding.{field}")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:300]
+
+
+def authorship(voice: Voice, model: str) -> critic_pb2.Authorship:
+    """Return who writes."""
+    return critic_pb2.Authorship(
+        model=model,
+        adapter=voice.name,
+        adapter_revision=voice.revision,
+        fell_back=bool(voice.reason),
+        fallback_reason=voice.reason,
+    )
+
+
+def completion(done: Completed, before_s: float) -> critic_pb2.Completion:
+    """Return how it went; `before_s` are the seconds from arrival to the engine (decoding, preparing)."""
+    return critic_pb2.Completion(
+        finish_reason=_FINISH[done.finish],
+        prompt_tokens=done.prompt_tokens,
+        image_tokens=done.image_tokens,
+        completion_tokens=len(done.tokens),
+        time_to_first_token_ms=(before_s + done.first_token_s) * 1e3,
+        queue_ms=done.queue_s * 1e3,
+        prefill_ms=(before_s + done.prefill_s) * 1e3,
+        decode_ms=done.decode_s * 1e3,
+    )
+
+
+def adapter_message(entry: Entry) -> critic_pb2.Adapter:
+    """Return an adapter as this replica sees it."""
+    return critic_pb2.Adapter(
+        name=entry.name,
+        revision=entry.revision,
+        state=_STATE[entry.state],
+        reason=entry.reason,
+        rank=entry.rank,
+        size_bytes=entry.size_bytes,
+    )

@@ -1,0 +1,115 @@
+"""CriticService: every rpc converts, calls and converts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+import grpc.aio
+from mondrian.critic.v1 import critic_pb2, critic_pb2_grpc
+
+from services.core.deadlines import deadline_of
+from services.core.pages import page
+from services.critic import metrics
+from services.critic.conversions import (
+    adapter_message,
+    authorship,
+    check_advisor,
+    completion,
+    grounding_text,
+    sampling_params,
+)
+from services.critic.engine import Completed, Delta, Event
+from services.critic.serving import Asked, Serving, Writing
+from services.critic.settings import CriticSettings
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class CriticServicer(critic_pb2_grpc.CriticServiceServicer):
+    """Answers from what `serving` has loaded."""
+
+    def __init__(self, serving: Serving, settings: CriticSettings) -> None:
+        self._serving = serving
+        self._settings = settings
+
+    async def Critique(self, request: critic_pb2.CritiqueRequest, context: Context) -> critic_pb2.CritiqueResponse:
+        """Returns a whole critique."""
+        writing = await self._serving.begin(self._asked(request, context))
+        response = critic_pb2.CritiqueResponse(authorship=authorship(writing.voice, self._serving.model_name))
+        pieces: list[str] = []
+        async for event in _events(writing):
+            if isinstance(event, Delta):
+                pieces.append(event.text)
+            elif isinstance(event, Completed):
+                response.completion.CopyFrom(_completed(writing, event))
+        response.text = "".join(pieces)
+        return response
+
+    async def StreamCritique(
+        self, request: critic_pb2.StreamCritiqueRequest, context: Context
+    ) -> AsyncIterator[critic_pb2.StreamCritiqueResponse]:
+        """Streams a critique as it is written."""
+        writing = await self._serving.begin(self._asked(request.request, context))
+        events = _events(writing)
+        try:
+            async for event in events:
+                yield self._message(writing, event)
+        finally:
+            # A client that leaves between two pieces ends the critique here.
+            await events.aclose()
+
+    async def ListAdapters(
+        self, request: critic_pb2.ListAdaptersRequest, context: Context
+    ) -> critic_pb2.ListAdaptersResponse:
+        """Lists the adapters that this replica knows, by name."""
+        entries = self._serving.registry().entries()
+        chosen, token = page(entries, request.page_size, request.page_token, lambda entry: entry.name)
+        return critic_pb2.ListAdaptersResponse(
+            adapters=[adapter_message(entry) for entry in chosen],
+            next_page_token=token,
+            model=self._serving.model_name,
+        )
+
+    def _asked(self, request: critic_pb2.CritiqueRequest, context: Context) -> Asked:
+        deadline = deadline_of(context)
+        return Asked(
+            content=request.image.content,
+            advisor=check_advisor(request.advisor),
+            instruction=request.instruction,
+            context=grounding_text(request.grounding),
+            params=sampling_params(request.generation_config, self._settings),
+            deadline=time.monotonic() + self._settings.default_timeout_s if deadline is None else deadline,
+        )
+
+    def _message(self, writing: Writing, event: Event) -> critic_pb2.StreamCritiqueResponse:
+        if isinstance(event, Delta):
+            return critic_pb2.StreamCritiqueResponse(delta=critic_pb2.Delta(text=event.text))
+        if isinstance(event, Completed):
+            done = critic_pb2.Completed(completion=_completed(writing, event))
+            return critic_pb2.StreamCritiqueResponse(completed=done)
+        author = authorship(writing.voice, self._serving.model_name)
+        return critic_pb2.StreamCritiqueResponse(started=critic_pb2.Started(authorship=author))
+
+
+async def _events(writing: Writing) -> AsyncGenerator[Event, None]:
+    """Yields a critique's events, and stops its writing when nobody reads on."""
+    metrics.ROWS.inc()
+    try:
+        async for event in writing.generation:
+            yield event
+    finally:
+        metrics.ROWS.dec()
+        writing.generation.cancel()
+
+
+def _completed(writing: Writing, done: Completed) -> critic_pb2.Completion:
+    message = completion(done, writing.prepared_s)
+    metrics.FIRST_TOKEN_SECONDS.observe(message.time_to_first_token_ms / 1e3)
+    metrics.TOKENS.labels("prompt").inc(done.prompt_tokens)
+    metrics.TOKENS.labels("completion").inc(len(done.tokens))
+    metrics.FINISHED.labels(done.finish.value).inc()
+    if writing.voice.reason:
+        metrics.FELL_BACK.inc()
+    return message

@@ -52,15 +52,19 @@ class Scripted:
         """Each ends one call, first come first served."""
         self.in_flight = 0
         self.most_in_flight = 0
+        self.remember = True
+        """Whether requests are kept; a load of them would fill the memory."""
         self.delay_s = 0.0
         """How long an answer takes; for load generators alone, tests use the gate."""
         self.gate.set()
 
     async def turn(self, request: Any, context: Context) -> None:
         """Lets one request through."""
-        self.requests.append(request)
-        self.request_ids += [str(value) for key, value in context.invocation_metadata() or () if key == "x-request-id"]
-        self.time_left.append(context.time_remaining())
+        if self.remember:
+            self.requests.append(request)
+            metadata = context.invocation_metadata() or ()
+            self.request_ids += [str(value) for key, value in metadata if key == "x-request-id"]
+            self.time_left.append(context.time_remaining())
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         self.entered.set()

@@ -1,25 +1,25 @@
 """Adobe buildings: plain walls with round edges, deep doorways, the shadows of beams."""
 
-import cv2
 import numpy as np
 
-from deploy.mini.draw.canvas import Canvas, Colour, relief, smoothstep
+from deploy.mini.draw.canvas import Canvas, Colour, relief, rgb, smoothstep, soften
 from deploy.mini.draw.lighting import Light
+from deploy.mini.draw.noise import FloatImage
 
 
-def _box(left: float, top: float, right: float, foot: float) -> np.ndarray:
+def _box(left: float, top: float, right: float, foot: float) -> FloatImage:
     lean = 0.02 * (foot - top)
     return np.array([[left + lean, top], [right - lean, top], [right, foot], [left, foot]])
 
 
-def _soften(canvas: Canvas, mask: np.ndarray, radius: float) -> np.ndarray:
+def _soften(canvas: Canvas, mask: FloatImage, radius: float) -> FloatImage:
     """Round the corners of a mask, keeping its edge sharp."""
-    blurred = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), max(0.6, radius * canvas.height))
+    blurred = soften(mask.astype(np.float32), max(0.6, radius * canvas.height))
     width = 0.5 / max(radius * canvas.height, 1.0)
     return smoothstep(0.5 - width, 0.5 + width, blurred)
 
 
-def wall(canvas: Canvas, light: Light, box: np.ndarray, albedo: Colour, lit: float) -> np.ndarray:
+def wall(canvas: Canvas, light: Light, box: FloatImage, albedo: Colour, lit: float) -> FloatImage:
     """Paint one wall; `lit` 0..1 is how squarely the sun meets it. Returns its mask [H, W]."""
     mask = _soften(canvas, canvas.shape(box), 0.014)
     plaster = canvas.noise(6, 0.62)
@@ -50,7 +50,7 @@ def building(canvas: Canvas, light: Light, x: float, ground: float, albedo: Colo
         reach = place + lean * 0.07
         fall = np.array([[place - 0.008, y], [place + 0.008, y], [reach + 0.008, y + 0.12], [reach - 0.008, y + 0.12]])
         canvas.light *= 1 - (0.55 * canvas.shape(fall) * bright)[..., None]
-        canvas.paint(canvas.disc(place, y, 0.013), np.float32([0.10, 0.06, 0.04]))
+        canvas.paint(canvas.disc(place, y, 0.013), rgb(0.10, 0.06, 0.04))
     high = (ground - top) * gen.uniform(0.5, 0.62)
     opening = _soften(canvas, canvas.shape(_box(x - 0.075, ground - high, x + 0.075, ground + 0.003)), 0.006)
     depth = smoothstep(ground, ground - high, canvas.y)[..., None]
@@ -58,5 +58,5 @@ def building(canvas: Canvas, light: Light, x: float, ground: float, albedo: Colo
     canvas.paint(opening, np.broadcast_to(inside, canvas.light.shape).astype(np.float32))
     end = ground + 0.16
     fall = np.array([[left, ground], [right, ground], [right + lean * 0.5, end], [left + lean * 0.5, end]])
-    shadow = cv2.GaussianBlur(canvas.shape(fall), (0, 0), max(0.5, 0.008 * canvas.height))
+    shadow = soften(canvas.shape(fall), max(0.5, 0.008 * canvas.height))
     canvas.light *= 1 - (0.5 * shadow * (canvas.y >= ground))[..., None]

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from deploy.mini.draw.canvas import Canvas, Colour, inflate, relief, smoothstep
+from deploy.mini.draw.canvas import Canvas, Colour, inflate, relief, smoothstep, soften
 from deploy.mini.draw.lighting import Light
+from deploy.mini.draw.noise import FloatImage
 
 _HALF = np.array(
     [(0, -0.50), (0.12, -0.51), (0.20, -0.46), (0.27, -0.36), (0.285, -0.26), (0.23, -0.17), (0.175, -0.02),
@@ -15,7 +16,7 @@ _HORN = np.array(
 )  # fmt: skip
 
 
-def _round(points: np.ndarray, turns: int = 3) -> np.ndarray:
+def _round(points: FloatImage, turns: int = 3) -> FloatImage:
     """Cut the corners of a closed outline (Chaikin 1974), `turns` times."""
     for _ in range(turns):
         following = np.roll(points, -1, axis=0)
@@ -52,10 +53,9 @@ def skull(canvas: Canvas, light: Light, x: float, y: float, size: float, bone: C
     canvas.paint(mask, light.shine(np.clip(paint, 0.003, 1).astype(np.float32), cosine))
 
 
-def _soft(canvas: Canvas, mask: np.ndarray, radius: float) -> np.ndarray:
-    import cv2
+def _soft(canvas: Canvas, mask: FloatImage, radius: float) -> FloatImage:
 
-    return cv2.GaussianBlur(mask, (0, 0), max(0.5, radius * canvas.height))
+    return soften(mask, max(0.5, radius * canvas.height))
 
 
 def shell(canvas: Canvas, light: Light, x: float, y: float, size: float, albedo: Colour, stripe: Colour) -> None:

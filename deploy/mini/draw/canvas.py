@@ -2,11 +2,10 @@
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from deploy.mini.draw.noise import FloatImage, fractal
 
-Colour = NDArray[np.float32]
+Colour = FloatImage
 
 
 def colour(code: str) -> Colour:
@@ -15,21 +14,32 @@ def colour(code: str) -> Colour:
     return linear(encoded)
 
 
-def linear(encoded: NDArray[np.floating]) -> FloatImage:
+def linear(encoded: FloatImage) -> FloatImage:
     """Decode sRGB (0..1) to linear light (0..1), IEC 61966-2-1."""
     return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
-def encoded(light: NDArray[np.floating]) -> FloatImage:
+def encoded(light: FloatImage) -> FloatImage:
     """Encode linear light (clipped to 0..1) as sRGB (0..1), IEC 61966-2-1."""
     light = np.clip(light, 0.0, 1.0)
     return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055).astype(np.float32)
 
 
-def smoothstep(low: float, high: float, value: NDArray[np.floating]) -> FloatImage:
+def smoothstep(low: float, high: float, value: FloatImage) -> FloatImage:
     """Rise smoothly from 0 at `low` to 1 at `high`."""
     part = np.clip((value - low) / (high - low), 0.0, 1.0)
-    return (part * part * (3 - 2 * part)).astype(np.float32)
+    risen: FloatImage = (part * part * (3 - 2 * part)).astype(np.float32)
+    return risen
+
+
+def rgb(red: float, green: float, blue: float) -> Colour:
+    """Make a colour in linear light: float32 [3]."""
+    return np.array((red, green, blue), np.float32)
+
+
+def soften(picture: FloatImage, sigma: float) -> FloatImage:
+    """Blur by a Gaussian of `sigma` pixels: float32 of the same shape."""
+    return np.asarray(cv2.GaussianBlur(picture.astype(np.float32), (0, 0), sigma))
 
 
 def relief(surface: FloatImage, direction: tuple[float, float, float], strength: float = 1.0) -> FloatImage:
@@ -44,7 +54,8 @@ def relief(surface: FloatImage, direction: tuple[float, float, float], strength:
     down = cv2.Sobel(surface, cv2.CV_32F, 0, 1, ksize=3) * scale
     x, y, z = np.asarray(direction, np.float32) / np.float32(np.linalg.norm(direction))
     cosine = (z - across * x - down * y) / np.sqrt(1 + across**2 + down**2)
-    return np.clip(cosine, 0.0, 1.0).astype(np.float32)
+    clipped: FloatImage = np.clip(cosine, 0.0, 1.0).astype(np.float32)
+    return clipped
 
 
 def inflate(mask: FloatImage, softness: float) -> FloatImage:
@@ -53,7 +64,7 @@ def inflate(mask: FloatImage, softness: float) -> FloatImage:
     distance = cv2.distanceTransform((mask > 0.5).astype(np.uint8), cv2.DIST_L2, 3) / (height * softness)
     part = np.clip(distance, 0.0, 1.0)
     rounded = np.sqrt(np.maximum(1 - (1 - part) ** 2, 0.0)).astype(np.float32)
-    return cv2.GaussianBlur(rounded, (0, 0), max(0.6, height * softness * 0.08))
+    return soften(rounded, max(0.6, height * softness * 0.08))
 
 
 class Canvas:
@@ -72,7 +83,7 @@ class Canvas:
         self.aspect = width / height
         self.x = ((np.arange(width, dtype=np.float32) + 0.5) / height)[None, :]
         self.y = ((np.arange(height, dtype=np.float32) + 0.5) / height)[:, None]
-        self.light = np.zeros((height, width, 3), np.float32)
+        self.light: FloatImage = np.zeros((height, width, 3), np.float32)
 
     def noise(self, cells: float = 3.0, gain: float = 0.55, stretch: float = 1.0, finest: float = 1.0) -> FloatImage:
         """Draw fractal noise of the picture's size (see `noise.fractal`)."""
@@ -93,11 +104,11 @@ class Canvas:
         )
         return seen * smoothstep(24.0, 3.0, far)
 
-    def paint(self, mask: FloatImage, paint: NDArray[np.float32]) -> None:
+    def paint(self, mask: FloatImage, paint: FloatImage) -> None:
         """Lay `paint` ([3] or [H, W, 3], linear light) over the picture where `mask` ([H, W], 0..1) says."""
         self.light += mask[..., None] * (paint - self.light)
 
-    def below(self, line: NDArray[np.float32]) -> FloatImage:
+    def below(self, line: FloatImage) -> FloatImage:
         """Mask what lies below a line [W] of heights (0 top..1 bottom), softened over about one pixel."""
         return np.clip((self.y - line[None, :]) * self.height + 0.5, 0.0, 1.0).astype(np.float32)
 
@@ -107,7 +118,7 @@ class Canvas:
         distance = np.sqrt((self.x - x) ** 2 + (self.y - y) ** 2)
         return smoothstep(radius + edge, radius - edge, distance)
 
-    def shape(self, *outlines: NDArray[np.floating]) -> FloatImage:
+    def shape(self, *outlines: FloatImage) -> FloatImage:
         """Mask the union of closed outlines, each [N, 2] of (x, y) in frame heights, with smooth edges."""
         mask = np.zeros((self.height, self.width), np.uint8)
         for outline in outlines:
@@ -118,4 +129,4 @@ class Canvas:
     def blur(self, radius: float) -> None:
         """Throw what was painted so far out of focus, by a Gaussian of `radius` frame heights."""
         if radius * self.height > 0.3:
-            self.light = cv2.GaussianBlur(self.light, (0, 0), radius * self.height)
+            self.light = soften(self.light, radius * self.height)

@@ -1,10 +1,12 @@
 """Noise with the spectrum of natural surfaces, the same composition at every size."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-FloatImage = NDArray[np.float32]
+FloatImage = NDArray[np.floating[Any]]
 
 _CUBIC_LOSS = 1.35
 """Bicubic interpolation of white noise loses about this factor of its standard deviation."""
@@ -62,4 +64,5 @@ def profile(
         total += amplitude * (0.8 - np.abs(layer) if ridged else layer)
         power += amplitude**2
         count, amplitude = count * 2.0, amplitude * gain
-    return (total * 1.35 / np.sqrt(power)).astype(np.float32)
+    line: FloatImage = (total * 1.35 / np.sqrt(power)).astype(np.float32)
+    return line

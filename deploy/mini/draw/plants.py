@@ -1,14 +1,13 @@
 """Plants: conifers, a broad tree, tree trunks, and flowers close up."""
 
-import cv2
 import numpy as np
 
-from deploy.mini.draw.canvas import Canvas, Colour, relief, smoothstep
+from deploy.mini.draw.canvas import Canvas, Colour, relief, rgb, smoothstep, soften
 from deploy.mini.draw.lighting import Light
 from deploy.mini.draw.noise import FloatImage
 
 
-def conifer(canvas: Canvas, x: float, foot: float, tall: float) -> np.ndarray:
+def conifer(canvas: Canvas, x: float, foot: float, tall: float) -> FloatImage:
     """Outline a spruce at `x` (frame heights) with its foot at `foot` and height `tall`: [N, 2]."""
     gen = canvas.choose
     tiers = 19
@@ -89,8 +88,12 @@ def woods(canvas: Canvas, light: Light, line: FloatImage, dark: Colour, far: flo
         canvas.paint(canvas.shape(*outlines), light.haze(lit, far * 0.9))
 
 
-def branches(canvas: Canvas, x: float, y: float, angle: float, length: float, width: float, level: int) -> list:
-    """Grow a tree: list of (outline [4, 2], level) for the trunk and its branches."""
+Limb = tuple[FloatImage, int, tuple[float, float]]
+"""A trunk or branch: outline [4, 2], how many levels still grow from it, its tip (x, y)."""
+
+
+def branches(canvas: Canvas, x: float, y: float, angle: float, length: float, width: float, level: int) -> list[Limb]:
+    """Grow a tree from (`x`, `y`): the trunk and all its branches, in frame heights."""
     gen = canvas.choose
     tip_x, tip_y = x + length * np.sin(angle), y - length * np.cos(angle)
     side_x, side_y = np.cos(angle) * width / 2, np.sin(angle) * width / 2
@@ -113,12 +116,12 @@ def branches(canvas: Canvas, x: float, y: float, angle: float, length: float, wi
 def tree(canvas: Canvas, light: Light, x: float, foot: float, tall: float, leaves: Colour | None) -> None:
     """Paint a broad tree at `x` (frame heights); without `leaves` it is bare."""
     grown = branches(canvas, x, foot, canvas.choose.uniform(-0.08, 0.08), tall * 0.30, tall * 0.055, 5)
-    bark = np.float32([0.07, 0.05, 0.04]) * (1 + 0.3 * canvas.noise(30, 0.7)[..., None])
+    bark = rgb(0.07, 0.05, 0.04) * (1 + 0.3 * canvas.noise(30, 0.7)[..., None])
     wood = canvas.shape(*(outline for outline, _, _ in grown))
     shade = canvas.disc(x, foot / 0.28, tall * 0.36, 0.08)  # a disc in a flattened frame: the tree's own shadow
     rows = np.clip(np.arange(canvas.height) / 0.28, 0, canvas.height - 1).astype(int)
     ground = shade[rows] * (canvas.y >= foot - 0.02)
-    canvas.light *= 1 - 0.45 * cv2.GaussianBlur(ground.astype(np.float32), (0, 0), 1.0)[..., None]
+    canvas.light *= 1 - 0.45 * soften(ground.astype(np.float32), 1.0)[..., None]
     canvas.paint(wood, light.shine(np.clip(bark, 0, 1).astype(np.float32), np.full_like(wood, 0.5)))
     if leaves is None:
         return
@@ -132,7 +135,7 @@ def tree(canvas: Canvas, light: Light, x: float, foot: float, tall: float, leave
             blobs.append(np.stack([tip_x + away[0] + size * np.cos(turn), tip_y + away[1] + size * np.sin(turn)], 1))
     mask = canvas.shape(*blobs)
     texture = canvas.noise(24, 0.85)
-    crown = cv2.GaussianBlur(mask, (0, 0), 0.05 * tall * canvas.height + 0.5)
+    crown = soften(mask, 0.05 * tall * canvas.height + 0.5)
     cosine = np.clip(relief(0.05 * texture + 0.9 * crown * tall, light.toward, 1.0) * 0.9 + 0.1, 0, 1)
     paint = leaves * (1 + 0.3 * texture[..., None])
     holes = smoothstep(-1.3, -0.8, canvas.noise(22, 0.8))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from deploy.mini.draw import adobe, bones, captions, manners, plants, sky, stone, terrain, water
 from deploy.mini.draw.canvas import Canvas, colour
 from deploy.mini.draw.lighting import Light, choose_light
+from deploy.mini.draw.noise import profile
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ def waterfall(plan: Plan) -> None:
     canvas, gen = plan.canvas, plan.canvas.choose
     plan.horizon, plan.line = "high", 0.22
     _sky(plan, False)
-    top = (gen.uniform(0.14, 0.22) - 0.03 * terrain.profile(gen, canvas.width, 4)).astype(np.float32)
+    top = (gen.uniform(0.14, 0.22) - 0.03 * profile(gen, canvas.width, 4)).astype(np.float32)
     stone.cliff(canvas, plan.light, top, terrain.any_colour(canvas, terrain.ROCK))
     foot = gen.uniform(0.74, 0.8)
     wide = gen.uniform(0.05, 0.11)

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from deploy.mini.draw.canvas import Canvas, relief, smoothstep
+from deploy.mini.draw.canvas import Canvas, relief, rgb, smoothstep, soften
 from deploy.mini.draw.lighting import Light
 
 
@@ -35,10 +35,10 @@ def sun_or_moon(canvas: Canvas, light: Light, x: float, y: float, radius: float,
     glow = np.exp(-distance / (radius * (2.0 if moon else 4.0)))[..., None]
     if not moon:
         canvas.light += glow * light.sun * 0.9 + np.exp(-((distance / radius / 9) ** 2))[..., None] * light.sun * 0.12
-        canvas.paint(canvas.disc(x, y, radius), np.float32([3.0, 2.7, 2.2]))
+        canvas.paint(canvas.disc(x, y, radius), rgb(3.0, 2.7, 2.2))
         return
     face = canvas.disc(x, y, radius)
-    bright = np.float32([0.95, 0.93, 0.86]) * (1.0 if light.time in ("dusk", "night") else 0.9)
+    bright = rgb(0.95, 0.93, 0.86) * (1.0 if light.time in ("dusk", "night") else 0.9)
     seas = 1 - 0.35 * smoothstep(0.2, 1.0, canvas.noise(6, 0.6))
     if light.time in ("dusk", "night"):
         canvas.light += glow * 0.12 * bright
@@ -54,7 +54,7 @@ def clouds(canvas: Canvas, light: Light, horizon: float, cover: float) -> None:
     body = canvas.noise(cells, 0.56, stretch)
     fade = smoothstep(0.0, 0.3, (horizon - canvas.y) + 0.12)
     density = smoothstep(0.75 - 2.0 * cover, 1.75 - 2.0 * cover, body) * fade
-    offset = np.float32([[1, 0, light.toward[0] * canvas.height * 0.03], [0, 1, -0.03 * canvas.height]])
+    offset = np.array([[1, 0, light.toward[0] * canvas.height * 0.03], [0, 1, -0.03 * canvas.height]], np.float32)
     behind = cv2.warpAffine(body, offset, (canvas.width, canvas.height), borderMode=cv2.BORDER_REFLECT)
     lit = np.clip(0.55 + 0.45 * (body - behind), 0.0, 1.0)[..., None]
     white = 0.62 * light.sun + 0.5 * light.horizon
@@ -75,7 +75,7 @@ def cumulus(canvas: Canvas, light: Light, x: float, base: float, size: float) ->
         height = np.maximum(height, radius * np.sqrt(np.clip(1 - distance + warp / size * 2.2, 0, 1)))
     body = height / size + 0.018 * canvas.noise(7, 0.62) * (height > 0)
     mask = smoothstep(0.015, 0.075, body) * smoothstep(base + 0.04, base - 0.02, canvas.y + 0.3 * warp)
-    cosine = relief(cv2.GaussianBlur(body * size, (0, 0), 0.006 * canvas.height + 0.3), light.toward, 1.1)
+    cosine = relief(soften(body * size, 0.006 * canvas.height + 0.3), light.toward, 1.1)
     low = smoothstep(base - 0.45 * size, base, canvas.y)
     lit = np.clip(0.25 + 0.85 * cosine - 0.45 * low, 0.05, 1.0)[..., None]
     white = 0.75 * light.sun + 0.55 * light.horizon

@@ -3,12 +3,12 @@
 import cv2
 import numpy as np
 
-from deploy.mini.draw.canvas import Canvas, Colour, colour, inflate, relief, smoothstep
+from deploy.mini.draw.canvas import Canvas, Colour, colour, inflate, relief, smoothstep, soften
 from deploy.mini.draw.lighting import Light
 from deploy.mini.draw.noise import FloatImage
 
 
-def outline(canvas: Canvas, x: float, y: float, wide: float, high: float) -> np.ndarray:
+def outline(canvas: Canvas, x: float, y: float, wide: float, high: float) -> FloatImage:
     """Outline a weathered boulder about (`x`, `y`), half axes `wide` and `high` in frame heights: [N, 2]."""
     gen = canvas.choose
     turn = np.linspace(0, 2 * np.pi, 40, endpoint=False)
@@ -22,7 +22,7 @@ def boulder(canvas: Canvas, light: Light, x: float, y: float, size: float, albed
     edge = outline(canvas, x, y, size, high)
     mask = canvas.shape(edge)
     fall = edge * [1.0, 0.25] + [-light.toward[0] * size * 0.8, 0.75 * y + high * 0.80]
-    shadow = cv2.GaussianBlur(canvas.shape(fall), (0, 0), max(0.5, 0.02 * canvas.height))
+    shadow = soften(canvas.shape(fall), max(0.5, 0.02 * canvas.height))
     canvas.light *= 1 - 0.7 * shadow[..., None]
     stone(canvas, light, mask, size * 0.8, albedo)
 
@@ -59,7 +59,7 @@ def pebbles(canvas: Canvas, light: Light, line: float) -> None:
     inside = cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, 3) / canvas.height
     shape = np.clip(inside / (0.035 * near), 0, 1)
     dome = np.sqrt(1 - (1 - shape) ** 2).astype(np.float32)
-    cosine = relief(cv2.GaussianBlur(dome * near, (0, 0), 0.6 + 0.002 * canvas.height), light.toward, 0.07)
+    cosine = relief(soften(dome * near, 0.6 + 0.002 * canvas.height), light.toward, 0.07)
     paint = base * tints[number % 4096] * (1 + 0.10 * canvas.noise(30, 0.8)[..., None])
     lit = light.shine(np.clip(paint, 0.01, 1).astype(np.float32), cosine) * (0.3 + 0.7 * dome[..., None])
     air = (0.45 * (1 - smoothstep(line, line + 0.35, canvas.y)))[..., None]

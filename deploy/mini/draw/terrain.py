@@ -1,10 +1,9 @@
 """Ground: ridges in aerial perspective, dunes, plains."""
 
-import cv2
 import numpy as np
 
 from deploy.mini.draw import plants
-from deploy.mini.draw.canvas import Canvas, Colour, colour, relief, smoothstep
+from deploy.mini.draw.canvas import Canvas, Colour, colour, relief, rgb, smoothstep, soften
 from deploy.mini.draw.lighting import Light
 from deploy.mini.draw.noise import FloatImage, profile
 
@@ -48,7 +47,7 @@ def ridge(
     paint = albedo * (1 + 0.10 * surface[..., None])
     if snow > 0:
         cover = smoothstep(snow + 0.25, snow - 0.25, depth + 0.35 * surface)
-        paint = paint * (1 - cover[..., None]) + np.float32([0.82, 0.86, 0.92]) * cover[..., None]
+        paint = paint * (1 - cover[..., None]) + rgb(0.82, 0.86, 0.92) * cover[..., None]
     lit = light.shine(np.clip(paint, 0.0, 1.0).astype(np.float32), slope)
     thick = np.clip(far + 0.25 * far * np.clip(depth * 0.6, 0, 1), 0, 0.97)[..., None]  # haze gathers in valleys
     canvas.paint(mask, (lit * (1 - thick) + light.horizon * thick).astype(np.float32))
@@ -115,7 +114,7 @@ def hills(canvas: Canvas, light: Light, horizon: float, count: int, summit: floa
         bulge = np.sqrt(np.clip(depth / 0.35, 0, 1))
         cuts = np.abs(canvas.noise(3.0, 0.5, 0.35)) * gullied * np.minimum(depth * 9, 1)
         body = bulge + 0.9 * cuts + 0.35 * canvas.noise(1.2, 0.35, 0.7)
-        cosine = relief(cv2.GaussianBlur(body, (0, 0), 0.004 * canvas.height + 0.3), light.toward, 0.16)
+        cosine = relief(soften(body, 0.004 * canvas.height + 0.3), light.toward, 0.16)
         albedo = any_colour(canvas, (*EARTH, "c98a78", "b87a5a", "d8b890"))
         bands = 0.10 * np.sin(depth * gen.uniform(20, 60) + 1.5 * canvas.noise(2, 0.4)) * gen.choice((0, 1))
         paint = albedo * (1 + bands + 0.05 * canvas.noise(30, 0.8))[..., None]

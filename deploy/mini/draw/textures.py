@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.mini.draw.canvas import Canvas
+from deploy.mini.draw.canvas import Canvas, soften
 from deploy.mini.draw.noise import FloatImage, profile
 
 Surfaces = NDArray[np.int32]
@@ -55,7 +55,7 @@ def _levels(canvas: Canvas) -> Surfaces:
     gen = canvas.choose
     field = canvas.noise(gen.uniform(1, 4), gen.uniform(0.35, 0.65), float(np.exp(gen.normal(0, 0.5))))
     surfaces = np.floor(field * gen.uniform(0.8, 4)).astype(np.int32)
-    return surfaces - surfaces.min()
+    return np.asarray(surfaces - surfaces.min(), np.int32)
 
 
 def _stripes(canvas: Canvas) -> Surfaces:
@@ -64,7 +64,7 @@ def _stripes(canvas: Canvas) -> Surfaces:
     phase = (canvas.x * np.cos(heading) + canvas.y * np.sin(heading)) * gen.uniform(2, 20)
     bent = phase + gen.uniform(0, 1.5) * canvas.noise(2, 0.4)
     surfaces = np.floor(bent + 0.4 * np.sin(bent * gen.uniform(0.5, 2))).astype(np.int32)
-    return surfaces - surfaces.min()
+    return np.asarray(surfaces - surfaces.min(), np.int32)
 
 
 def _cells(canvas: Canvas) -> Surfaces:
@@ -121,13 +121,13 @@ FAMILIES: dict[str, Callable[[Canvas], Surfaces]] = {
 }  # fmt: skip
 
 
-def _palette(gen: np.random.Generator, count: int) -> NDArray[np.float32]:
+def _palette(gen: np.random.Generator, count: int) -> FloatImage:
     """Colours of `count` surfaces, [count, 3]: bright and dark, a few related hues, mostly of low saturation."""
     hues = gen.normal(0, 1, (int(gen.integers(1, 5)), 3)) * gen.choice((0.02, 0.06, 0.15))
     tone = gen.uniform(0.25, 0.7) + gen.uniform(0.1, 0.3) * gen.normal(0, 1, count)
     tints = hues[gen.integers(0, len(hues), count)] + gen.normal(0, 0.04, (count, 3))
     cast = gen.normal(0, 0.06, 3)
-    return (tone[:, None] + tints * (0.4 + tone[:, None]) + cast).astype(np.float32)
+    return np.asarray(tone[:, None] + tints * (0.4 + tone[:, None]) + cast, np.float32)
 
 
 def _shade(canvas: Canvas, surfaces: Surfaces) -> FloatImage:
@@ -149,7 +149,7 @@ def _shade(canvas: Canvas, surfaces: Surfaces) -> FloatImage:
     )
     amount = np.abs(gen.normal(0, 0.07, (count, 2))).astype(np.float32)[flat].reshape(*surfaces.shape, 2)
     light = light + (amount * textures).sum(axis=2)
-    return picture * (1 + light[..., None]) + 0.5 * light[..., None]
+    return np.asarray(picture * (1 + light[..., None]) + 0.5 * light[..., None])
 
 
 def _shadow(canvas: Canvas, surfaces: Surfaces) -> FloatImage:
@@ -157,7 +157,7 @@ def _shadow(canvas: Canvas, surfaces: Surfaces) -> FloatImage:
     gen = canvas.choose
     edge = np.diff(surfaces, axis=0, prepend=surfaces[:1]) != 0
     edge |= np.diff(surfaces, axis=1, prepend=surfaces[:, :1]) != 0
-    return cv2.GaussianBlur(edge.astype(np.float32), (0, 0), canvas.height * gen.uniform(0.006, 0.03))
+    return soften(edge.astype(np.float32), canvas.height * gen.uniform(0.006, 0.03))
 
 
 def texture(seed: int, height: int, width: int, families: tuple[str, ...] = tuple(FAMILIES)) -> NDArray[np.uint8]:
@@ -183,12 +183,12 @@ def texture(seed: int, height: int, width: int, families: tuple[str, ...] = tupl
             border = canvas.noise(gen.uniform(0.7, 3), 0.5) * gen.uniform(1, 12) + gen.normal(0, 0.5)
             picture += np.clip(border + 0.5, 0, 1)[..., None] * (painted - picture)
         if gen.random() < 0.3:
-            picture = cv2.GaussianBlur(picture, (0, 0), canvas.height * float(gen.exponential(0.01)) + 0.3)
+            picture = soften(picture, canvas.height * float(gen.exponential(0.01)) + 0.3)
     assert picture is not None
     picture = picture * (1 + gen.uniform(0, 0.35) * canvas.noise(1.0, 0.4))[..., None]
     if gen.random() < 0.2:
         picture = np.repeat(picture.mean(axis=2, keepdims=True), 3, axis=2)
-    small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+    small: FloatImage = np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA))
     small = 0.5 + (small - small.mean()) * gen.uniform(0.7, 1.6) + gen.normal(0, 0.1)
     small += gen.choice((0.004, 0.02)) * canvas.grain.standard_normal((height, width, 1), dtype=np.float32)
-    return np.clip(small * 255 + 0.5, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(small * 255 + 0.5, 0, 255), np.uint8)

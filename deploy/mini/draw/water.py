@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from deploy.mini.draw.canvas import Canvas, smoothstep
+from deploy.mini.draw.canvas import Canvas, smoothstep, soften
 from deploy.mini.draw.lighting import Light
 
 
@@ -23,7 +23,7 @@ def lake(canvas: Canvas, light: Light, shore: float, calm: float) -> None:
         cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REFLECT,
     )
-    mirror = cv2.GaussianBlur(mirror, (0, 0), max(0.5, canvas.height * 0.004 * (2 - calm)))
+    mirror = soften(np.asarray(mirror), max(0.5, canvas.height * 0.004 * (2 - calm)))
     clear = (0.86 - 0.36 * depth)[..., None]
     deep = 0.30 * light.zenith + 0.02
     glint = smoothstep(1.1, 2.2, wave)[..., None] * (1 - calm) * 0.35 * light.horizon

@@ -11,6 +11,7 @@ from services.cli.advisors import advisors
 from services.cli.analyze import analyze
 from services.cli.console import EPILOG, SentenceGroup
 from services.cli.demo import demo
+from services.cli.models import models
 from services.cli.precompute import precompute
 from services.cli.releases import releases
 from services.cli.up import up
@@ -28,6 +29,7 @@ app = typer.Typer(
 for command in (up, analyze, demo, precompute, advisors):
     app.command(epilog=EPILOG)(command)
 app.add_typer(releases, name="releases")
+app.add_typer(models, name="models")
 
 
 def _version(wanted: bool) -> None:

@@ -13,6 +13,7 @@ from google.rpc import code_pb2, error_details_pb2
 from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from mondrian.types.v1 import types_pb2
 
+from services.cli.failures import CommandFailed
 from services.core.channels import channel_options
 from services.core.errors import ConfigurationError, rpc_status_of, status_of
 
@@ -21,8 +22,8 @@ CONNECT_S: Final = 1.0
 LIST_TIMEOUT_S: Final = 10.0
 
 
-class CallFailed(Exception):
-    """A call that ended without an answer; the message is a sentence for whoever typed the command."""
+class CallFailed(CommandFailed):
+    """A call that ended without an answer."""
 
     def __init__(self, sentence: str, status: types_pb2.Status) -> None:
         super().__init__(sentence)

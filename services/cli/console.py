@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from services.cli.client import CallFailed
+from services.cli.failures import CommandFailed
 from services.core.errors import ConfigurationError, MondrianError
 
 OK: Final = 0
@@ -71,7 +71,7 @@ class SentenceGroup(TyperGroup):
         except ConfigurationError as error:
             complain(str(error))
             raise typer.Exit(MISCONFIGURED) from error
-        except (CallFailed, MondrianError) as error:
+        except (CommandFailed, MondrianError) as error:
             complain(str(error))
             raise typer.Exit(FAILED) from error
         except BrokenPipeError as error:

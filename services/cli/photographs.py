@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from services.cli.failures import CommandFailed
 from services.core.images import ACCEPTED, DEFAULT_LIMITS
 
 
-class UnusablePhotograph(Exception):
+class UnusablePhotograph(CommandFailed):
     """A file that is not sent; the message is one sentence with what to do."""
 
 

@@ -91,10 +91,10 @@ def show_scores(console: Console, scores: scorer_pb2.ScoreResponse, advisor: str
         table.add_column(plain(advisor), justify="right")
         table.add_column("Gap", justify="right")
         table.add_column("Percentile", justify="right")
-        table.add_column("Best reference")
+        table.add_column("Best reference", no_wrap=True, overflow="ellipsis")
     for score in scores.dimensions:
         table.add_row(*_score_row(score, compared))
-    console.print(Padding(table, (0, 1)))
+    console.print(Padding(table, (0, 1, 1, 1)))
     _evidence(console, scores)
     if scores.note:
         console.print(Padding(Text(plain(scores.note), style="yellow"), (0, 1)))

@@ -103,6 +103,11 @@ class ServiceProcess:
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(seconds)
 
+    def wait(self, seconds: float) -> int:
+        """Waits until the process has ended by itself and returns the exit code."""
+        assert self._process is not None
+        return self._process.wait(seconds)
+
     def tail(self, lines: int = 30) -> str:
         """Returns the end of the log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])

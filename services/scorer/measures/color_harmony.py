@@ -1,0 +1,201 @@
+"""color_harmony: how well the colours stand together; of a monochrome picture, its tones.
+
+Inputs: CIELAB at 256 px for coherence, at 64 px for the palette. Hue h = atan2(b*, a*), chroma C*. Chroma is
+levelled: it grows by the factor that would stretch the picture's L* to the full range, so that a thin exposure or a
+flat light, which thin all colours out, are left to lighting.
+
+- Palette: the chroma-weighted hue histogram (72 bins) against the seven chromatic harmonic templates of Matsuda
+  (1995) in the form of Cohen-Or et al. (2006), turned in steps of 5 degrees. The cost of a template is the mean
+  distance in degrees of the histogram from its sectors plus 0.12 of its open width, so that wide templates do not
+  always win.
+- Hue entropy: the spread of the histogram.
+- Coherence: length of the mean colour vector in 5 x 5 px over the mean chroma there, at 256 (fine) and at 64 px
+  (broad); scrambled colour is low.
+- Excess: mean C* beyond 16 and the share of C* beyond 60 to 110, as oversaturation gives.
+- Cast: what should be neutral is not. Of the lightest twentieth and of the least coloured fifth of the frame,
+  the distance of the mean a*b* from grey (in C*): a cast tints both.
+
+    raw = -0.9 template/40 - 0.7 entropy + 3.0 fine + 2.0 broad coherence - 1.3 excess - 2.2 cast
+
+A monochrome picture is judged on tonal harmony instead: how much of the variation of L* is of large scale (masses of
+tone, not scattered spots), and how evenly neighbouring zones follow each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from services.scorer.measures import filters
+from services.scorer.measures.scene import Measured, Scene
+
+UNITS = {
+    "template_distance": "degrees",
+    "template": "index",
+    "template_angle": "degrees",
+    "hue_entropy": "",
+    "coherence": "",
+    "broad_coherence": "",
+    "mean_chroma": "C* after levelling",
+    "strong_share": "share of the frame",
+    "cast": "C* after levelling",
+    "cast_hue": "degrees",
+    "color_weight": "",
+    "tonal_masses": "",
+    "tonal_steps": "",
+}
+
+_BINS = 72
+TEMPLATES = {
+    "i": ((0.0, 18.0),),
+    "V": ((0.0, 93.6),),
+    "L": ((0.0, 18.0), (90.0, 79.2)),
+    "I": ((0.0, 18.0), (180.0, 18.0)),
+    "T": ((0.0, 180.0),),
+    "Y": ((0.0, 93.6), (180.0, 18.0)),
+    "X": ((0.0, 93.6), (180.0, 93.6)),
+}
+"""Name -> sectors as (centre, width) in degrees. N, the eighth, is the template of pictures without colour."""
+
+_HUES = ("red", "orange", "yellow", "green", "green", "cyan", "blue", "blue", "violet", "magenta")
+
+
+def _template_table() -> Tensor:
+    """Distances in degrees [templates * rotations, bins] of each hue from the nearest sector, plus the width's cost."""
+    hue = (torch.arange(_BINS) + 0.5) * (360 / _BINS)
+    turns = torch.arange(_BINS) * (360 / _BINS)
+    rows = []
+    for sectors in TEMPLATES.values():
+        per_sector = []
+        for centre, width in sectors:
+            offset = (hue.unsqueeze(0) - turns.unsqueeze(1) - centre + 180) % 360 - 180
+            per_sector.append((offset.abs() - width / 2).clamp_min(0))
+        open_width = sum(width for _, width in sectors)
+        rows.append(torch.stack(per_sector).amin(0) + 0.12 * open_width)
+    return torch.cat(rows)
+
+
+_TABLE = _template_table()
+
+
+def measure(scene: Scene) -> Measured:
+    """Returns the harmony of colours, blended with the harmony of tones by how far a picture is in colour."""
+    lab, levelled = scene.planes.lab, scene.planes.levelled
+    gain = scene.planes.gain.view(-1, 1, 1)
+    a, b = levelled[:, 1], levelled[:, 2]
+    chroma = torch.hypot(a, b)
+    hue = torch.rad2deg(torch.atan2(b, a)) % 360
+    # Chroma below 5 has no hue to speak of: the weight leaves it out.
+    shares = filters.histogram(hue, 0.0, 360.0, _BINS, (chroma - 5).clamp_min(0) + 1e-4)
+    costs = shares @ _TABLE.to(shares.device).T
+    distance, which = costs.min(1)
+    entropy = filters.entropy(shares)
+    smooth = filters.binomial(filters.binomial(lab[:, 1:] * gain.unsqueeze(1)))
+    coherence = _coherence(smooth[:, 0], smooth[:, 1], 0.7)
+    broad = _coherence(a, b, 0.7)
+    mean_chroma = chroma.mean(dim=(-2, -1))
+    strong = filters.ramp(scene.planes.chroma * gain, 60.0, 110.0).mean(dim=(-2, -1))
+    excess = filters.saturate((mean_chroma - 16).clamp_min(0), 28.0) + 1.5 * filters.saturate(strong, 0.25)
+    cast_a, cast_b = _cast(levelled, chroma)
+    cast = torch.hypot(cast_a, cast_b)
+    colour = (
+        -0.9 * distance / 40
+        - 0.7 * entropy
+        + 3.0 * coherence
+        + 2.0 * broad
+        - 1.3 * excess
+        - 2.2 * filters.saturate((cast - 3).clamp_min(0), 20.0)
+    )
+    masses, steps = _tones(scene)
+    tonal = 1.5 * masses + steps
+    weight = scene.color_weight
+    values = {
+        "template_distance": distance,
+        "template": (which // _BINS).float(),
+        "template_angle": (which % _BINS).float() * (360 / _BINS),
+        "hue_entropy": entropy,
+        "coherence": coherence,
+        "broad_coherence": broad,
+        "mean_chroma": mean_chroma,
+        "strong_share": strong,
+        "cast": cast,
+        "cast_hue": torch.rad2deg(torch.atan2(cast_b, cast_a)) % 360,
+        "color_weight": weight,
+        "tonal_masses": masses,
+        "tonal_steps": steps,
+    }
+    # Tonal harmony is another quantity: a monochrome picture is trusted less, and calibrated by its own table.
+    strength = (0.5 + 0.5 * weight) * filters.ramp(scene.detail, 0.0, 0.1)
+    return Measured(weight * colour + (1 - weight) * tonal, strength, values)
+
+
+def _coherence(a: Tensor, b: Tensor, free: float) -> Tensor:
+    """Agreement [B] of colour in 5 x 5 px, 0-1. Disagreement of up to `free` C* is a camera's noise and costs
+    nothing.
+    """
+    mean = torch.hypot(filters.box(a, 2), filters.box(b, 2))
+    around = filters.box(torch.hypot(a, b), 2)
+    lost = (around - mean - free).clamp_min(0)
+    return 1 - lost.mean(dim=(-2, -1)) / (around.mean(dim=(-2, -1)) + 1)
+
+
+def _cast(lab: Tensor, chroma: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean a*, b* of what should be neutral: half from the lightest twentieth, half from the least coloured fifth."""
+    a, b = lab[:, 1].flatten(1), lab[:, 2].flatten(1)
+    lightest = lab[:, 0].flatten(1).topk(max(1, a.shape[1] // 20), dim=1).indices
+    greyest = chroma.flatten(1).topk(max(1, a.shape[1] // 5), dim=1, largest=False).indices
+    cast_a = 0.4 * a.gather(1, lightest).mean(1) + 0.6 * a.gather(1, greyest).mean(1)
+    cast_b = 0.4 * b.gather(1, lightest).mean(1) + 0.6 * b.gather(1, greyest).mean(1)
+    return cast_a, cast_b
+
+
+def _tones(scene: Scene) -> tuple[Tensor, Tensor]:
+    """Share of the variance of L* that is of large scale, and how evenly the zones follow each other; each 0-1."""
+    small = scene.planes.small[:, 0]
+    total = scene.planes.lab[:, 0].var(dim=(-2, -1), unbiased=False)
+    masses = filters.box(small, 3).var(dim=(-2, -1), unbiased=False) / (total + 4)
+    shares = scene.planes.lightness_shares.reshape(-1, 20, 10).sum(2)
+    jumps = (shares[:, 1:] - shares[:, :-1]).abs().sum(1)
+    return masses.clamp(0, 1), 1 - filters.saturate(jumps, 0.5)
+
+
+def evidence(values: Mapping[str, float]) -> list[str]:
+    """Returns sentences on the colours, or on the tones of a monochrome picture."""
+    if values["color_weight"] < 0.5:
+        scale = "broad masses" if values["tonal_masses"] > 0.6 else "small patches"
+        return [
+            "The photograph is monochrome: judged on tonal harmony.",
+            f"{values['tonal_masses']:.0%} of the variation of tone lies in {scale}.",
+        ]
+    name = list(TEMPLATES)[int(values["template"])]
+    found = [
+        f"The hues fit an {name} template turned to {values['template_angle']:.0f} degrees "
+        f"at a cost of {values['template_distance']:.0f} degrees."
+    ]
+    if values["cast"] > 8:
+        found.append(f"What should be neutral leans to {hue_name(values['cast_hue'])} by {values['cast']:.0f} C*.")
+    if values["strong_share"] > 0.1 or values["mean_chroma"] > 35:
+        found.append(f"The colours are strong: mean chroma {values['mean_chroma']:.0f} C*.")
+    if values["coherence"] < 0.85:
+        found.append("Neighbouring pixels differ in hue: the colour is broken up.")
+    return found
+
+
+def hue_name(hue: float) -> str:
+    """Returns the everyday name of a CIELAB hue in degrees."""
+    return _HUES[int((hue % 360) / 36)]
+
+
+def advice(values: Mapping[str, float]) -> str:
+    """Returns what to try for better harmony."""
+    if values["color_weight"] < 0.5:
+        return "Look for broader masses of tone, and let one tone lead from shadow to light."
+    if values["cast"] > 8:
+        return f"Set the white balance on a neutral surface: the picture leans to {hue_name(values['cast_hue'])}."
+    if values["strong_share"] > 0.1 or values["mean_chroma"] > 35:
+        return "Take back the saturation: a few strong colours carry further among quiet ones."
+    if values["hue_entropy"] > 0.75:
+        return "Leave colours out: frame so that two or three hues remain."
+    return "Let one hue lead and answer it with its neighbour or its opposite."

@@ -1,0 +1,136 @@
+"""composition: where the subject and the lines stand in the frame.
+
+Inputs: the subject map (64 px) and the lines (L* at 256 px). Distances are in shares of the frame's width or height,
+so the formula does not depend on the format.
+
+- placement: exp(-(d/0.13)^2) of the subject's centre to the nearest third line crossing, or 0.8 of the same for the
+  nearest third line or the middle axis: a subject on a power point, on a third, or deliberately central is well placed.
+- crowding: the subject's share in the outer 7% of the frame over what a uniform map has there; a subject that is
+  cut by the edge is crowded. Penalties on the subject are gated by concentration, or edge-to-edge landscapes would be
+  punished for having no single subject.
+- lines: share of edges that follow the frame, levelness, and slanting lines that lead to one place.
+
+    raw = 0.9 c placement - 1.1 c crowding + 0.35 c + 0.45 levelness + 0.6 convergence
+
+with c the concentration. Source of the points and lines: the rule of thirds as measured by Datta et al. (2006).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from services.scorer.measures import filters
+from services.scorer.measures.planes import grid
+from services.scorer.measures.scene import Measured, Scene
+
+UNITS = {
+    "subject_x": "share of the width",
+    "subject_y": "share of the height",
+    "power_point_distance": "share of the frame",
+    "third_line_distance": "share of the frame",
+    "centre_distance": "share of the frame",
+    "edge_share": "share of the subject",
+    "concentration": "",
+    "tilt": "degrees",
+    "line_presence": "",
+    "levelness": "",
+    "convergence": "",
+}
+
+_OUTER = 0.07
+
+
+def measure(scene: Scene) -> Measured:
+    """Returns the composition of each picture."""
+    subject, lines = scene.subject, scene.lines
+    x, y = subject.x, subject.y
+    to_third_x = torch.minimum((x - 1 / 3).abs(), (x - 2 / 3).abs())
+    to_third_y = torch.minimum((y - 1 / 3).abs(), (y - 2 / 3).abs())
+    power = torch.hypot(to_third_x, to_third_y)
+    third = torch.minimum(to_third_x, to_third_y)
+    centre = torch.hypot(x - 0.5, y - 0.5)
+    placement = torch.maximum(_near(power), 0.8 * torch.maximum(_near(third), _near(centre)))
+    edge_share = _edge_share(subject.map)
+    gate = subject.concentration
+    crowding = filters.saturate((edge_share - 0.05).clamp_min(0), 0.25)
+    level = lines.levelness.clamp(-1.5, 1.5) * (0.25 + 0.75 * lines.presence)
+    raw = (
+        0.9 * gate * placement
+        - 1.1 * (0.3 + 0.7 * gate) * crowding
+        + 0.35 * gate
+        + 0.45 * level
+        + 0.6 * filters.saturate(lines.convergence, 0.15)
+    )
+    values = {
+        "subject_x": x,
+        "subject_y": y,
+        "power_point_distance": power,
+        "third_line_distance": third,
+        "centre_distance": centre,
+        "edge_share": edge_share,
+        "concentration": gate,
+        "tilt": lines.tilt,
+        "line_presence": lines.presence,
+        "levelness": lines.levelness,
+        "convergence": lines.convergence,
+    }
+    strength = (0.4 + 0.6 * torch.maximum(gate, lines.presence)) * filters.ramp(scene.detail, 0.0, 0.1)
+    return Measured(raw, strength, values)
+
+
+def _near(distance: Tensor) -> Tensor:
+    return torch.exp(-((distance / 0.13) ** 2))
+
+
+def _edge_share(mask: Tensor) -> Tensor:
+    """Share [B] of the subject that lies in the outer 7% of the frame."""
+    rows, columns = mask.shape[-2:]
+    x, y = grid(rows, columns, mask.device)
+    outer = (torch.minimum(x, 1 - x) < _OUTER) | (torch.minimum(y, 1 - y) < _OUTER)
+    return (mask * outer).sum(dim=(-2, -1)) / mask.sum(dim=(-2, -1)).clamp_min(1e-3)
+
+
+def evidence(values: Mapping[str, float]) -> list[str]:
+    """Returns sentences on the composition, the most telling first."""
+    found = []
+    x, y = values["subject_x"], values["subject_y"]
+    if values["concentration"] < 0.25:
+        found.append("The frame is filled from edge to edge: no single subject stands out.")
+    elif values["power_point_distance"] < 0.1:
+        corner = f"{'upper' if y < 0.5 else 'lower'} {'left' if x < 0.5 else 'right'}"
+        found.append(
+            f"The subject's centre lies {values['power_point_distance']:.2f} of the frame from the {corner} third."
+        )
+    elif values["centre_distance"] < 0.08:
+        found.append("The subject sits in the middle of the frame.")
+    elif values["third_line_distance"] < 0.06:
+        vertical = abs(abs(x - 0.5) - 1 / 6) < abs(abs(y - 0.5) - 1 / 6)
+        side = ("left" if x < 0.5 else "right") if vertical else ("upper" if y < 0.5 else "lower")
+        found.append(f"The subject sits on the {side} third.")
+    else:
+        found.append(
+            f"The subject's centre lies at {x:.0%} of the width and {y:.0%} of the height, between the thirds."
+        )
+    if values["concentration"] >= 0.25 and values["edge_share"] > 0.2:
+        found.append(f"{values['edge_share']:.0%} of the subject presses against the edge of the frame.")
+    if values["line_presence"] > 0.4 and abs(values["tilt"]) > 1.2:
+        side = "right" if values["tilt"] > 0 else "left"
+        found.append(f"The level lines lean {abs(values['tilt']):.1f} degrees down to the {side}.")
+    if values["convergence"] > 0.12:
+        found.append("Slanting lines lead the eye to one place.")
+    return found
+
+
+def advice(values: Mapping[str, float]) -> str:
+    """Returns what to try for a better composition."""
+    if values["line_presence"] > 0.4 and abs(values["tilt"]) > 1.2:
+        side = "left" if values["tilt"] > 0 else "right"
+        return f"Turn the frame {abs(values['tilt']):.1f} degrees to the {side}, so that its lines are level."
+    if values["concentration"] >= 0.25 and values["edge_share"] > 0.2:
+        return "Step back or reframe: give the subject room at the edge."
+    if values["concentration"] < 0.25:
+        return "Decide on one subject and frame it so that everything else leads to it."
+    return "Move the subject's centre onto a third, or deliberately to the middle."

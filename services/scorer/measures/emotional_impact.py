@@ -1,0 +1,81 @@
+"""emotional_impact: drama of tone, energy of colour and scale. The least certain of the eight.
+
+Inputs: Lab at 64 px, levelled: L* is stretched so that its 1st to 99th percentile spans 5 to 95, and chroma by the same
+factor. Exposure and contrast are judged by lighting; here counts what is left when they are put right. No focus feature
+is read: fine detail leaks resolution.
+
+- drama: share of the frame in shadow times share in light: both ends present at once (chiaroscuro).
+- colour energy: mean distance of a*b* from their mean, warm colours counting half as much again (Valdez and
+  Mehrabian 1994: arousal rises with saturation).
+- large-scale contrast: standard deviation of L* after blurring over an eighth of the frame.
+- scale: how much of the variation of L* is of large scale (one big gesture against many small ones).
+
+    raw = 1.0 drama + 1.0 energy/(energy + 15) + 0.9 large/(large + 15) + 0.8 scale
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from services.scorer.measures import filters
+from services.scorer.measures.scene import Measured, Scene
+
+UNITS = {
+    "drama": "",
+    "dark_share": "share of the frame",
+    "light_share": "share of the frame",
+    "colour_energy": "C* after levelling",
+    "large_contrast": "L* after levelling",
+    "scale": "",
+}
+
+
+def measure(scene: Scene) -> Measured:
+    """Returns the emotional impact of each picture, as far as signal tells."""
+    levelled = scene.planes.levelled
+    lightness, a, b = levelled[:, 0], levelled[:, 1], levelled[:, 2]
+    dark = filters.ramp(40 - lightness, 0.0, 30.0).mean(dim=(-2, -1))
+    light = filters.ramp(lightness, 60.0, 90.0).mean(dim=(-2, -1))
+    drama = (4 * filters.saturate(dark, 0.25) * filters.saturate(light, 0.15)).clamp(0, 1)
+    # Measured from the mean colour: contrast of colours, which a cast does not feign.
+    from_mean = torch.hypot(a - a.mean(dim=(-2, -1), keepdim=True), b - b.mean(dim=(-2, -1), keepdim=True))
+    warm = 0.5 + 0.5 * torch.cos(torch.atan2(b, a) - 0.96)
+    energy = (from_mean * (0.75 + 0.5 * warm)).mean(dim=(-2, -1))
+    radius = max(levelled.shape[-2:]) // 16
+    large = filters.box(lightness, radius).std(dim=(-2, -1), unbiased=False)
+    scale = large.square() / (lightness.var(dim=(-2, -1), unbiased=False) + 4)
+    raw = 1.0 * drama + 1.0 * filters.saturate(energy, 15.0) + 0.9 * filters.saturate(large, 15.0) + 0.8 * scale
+    values = {
+        "drama": drama,
+        "dark_share": dark,
+        "light_share": light,
+        "colour_energy": energy,
+        "large_contrast": large,
+        "scale": scale,
+    }
+    return Measured(raw, 0.2 + 0.8 * filters.ramp(scene.detail, 0.0, 0.2), values)
+
+
+def evidence(values: Mapping[str, float]) -> list[str]:
+    """Returns sentences on what moves, the most telling first."""
+    found = []
+    if values["drama"] > 0.5:
+        found.append(f"Deep shadow ({values['dark_share']:.0%}) stands against light ({values['light_share']:.0%}).")
+    if values["large_contrast"] > 22:
+        found.append(f"Strong large-scale contrast: {values['large_contrast']:.0f} L*.")
+    if values["colour_energy"] > 22:
+        found.append(f"The colours are full of energy: {values['colour_energy']:.0f} C*.")
+    if values["scale"] > 0.6:
+        found.append("One large gesture carries the frame.")
+    return found or ["Tone, colour and scale are all restrained."]
+
+
+def advice(values: Mapping[str, float]) -> str:
+    """Returns what to try for more impact."""
+    if values["large_contrast"] < 16:
+        return "Look for one large shape of light against dark, visible even at the size of a stamp."
+    if values["drama"] < 0.3:
+        return "Come back at the edge of the day, when deep shadow and light stand side by side."
+    return "Simplify: let one gesture take more of the frame."

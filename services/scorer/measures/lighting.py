@@ -1,0 +1,108 @@
+"""lighting: exposure and the use of the tonal range.
+
+Inputs: L* at 256 px. Zones after Adams, "The Negative" (1981): zone = floor(L*/10), 0 to X (L* = 100).
+
+    raw =  2.0 range + 1.0 zones - 1.6 lost shadows - 2.6 lost highlights - 1.2 key + 0.35 local + 0.35 large
+
+with the p1-p99 range of L* (share of 100), the entropy of the zone histogram (share of log 11), the
+shares of pixels at either end beyond 1% (which is free, for a specular light or a deep shadow), and
+how far the mean is from the middle. Local contrast is the mean difference from a 17 px neighbourhood,
+large contrast the standard deviation of the 64 px plane blurred over an eighth of the frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from services.scorer.measures import filters
+from services.scorer.measures.scene import Measured, Scene
+
+UNITS = {
+    "range": "L*",
+    "mean": "L*",
+    "black_share": "share of the frame",
+    "white_share": "share of the frame",
+    "zone_0_share": "share of the frame",
+    "zone_10_share": "share of the frame",
+    "zones_used": "zones of 11",
+    "zone_entropy": "",
+    "local_contrast": "L*",
+    "large_contrast": "L*",
+}
+
+_FREE = 0.01
+
+
+def measure(scene: Scene) -> Measured:
+    """Returns the lighting of each picture."""
+    lightness = scene.planes.lab[:, 0]
+    shares = scene.planes.lightness_shares
+    p1, p99 = filters.quantiles(shares, 0.0, 100.0, (0.01, 0.99))
+    mean = lightness.mean(dim=(-2, -1))
+    zones = torch.stack([shares[:, 20 * z : 20 * (z + 1)].sum(1) for z in range(10)] + [shares[:, 197:].sum(1)], 1)
+    zones[:, 9] -= zones[:, 10]
+    zone_entropy = filters.entropy(zones)
+    black, white = shares[:, :4].sum(1), shares[:, 196:].sum(1)
+    local = (lightness - filters.box(lightness, 8)).abs().mean(dim=(-2, -1))
+    small = scene.planes.small[:, 0]
+    large = filters.box(small, max(small.shape[-2:]) // 16).std(dim=(-2, -1), unbiased=False)
+    lost_black = (black - _FREE).clamp_min(0)
+    lost_white = (white - _FREE).clamp_min(0)
+    key = ((mean - 50).abs() - 8).clamp_min(0) / 42
+    raw = (
+        2.0 * (p99 - p1) / 100
+        + zone_entropy
+        - 1.6 * filters.saturate(lost_black, 0.3)
+        - 2.6 * filters.saturate(lost_white, 0.3)
+        - 1.2 * key
+        + 0.35 * filters.saturate(local, 8.0)
+        + 0.35 * filters.saturate(large, 15.0)
+    )
+    values = {
+        "range": p99 - p1,
+        "mean": mean,
+        "black_share": black,
+        "white_share": white,
+        "zone_0_share": zones[:, 0],
+        "zone_10_share": zones[:, 10],
+        "zones_used": (zones > 0.005).float().sum(1),
+        "zone_entropy": zone_entropy,
+        "local_contrast": local,
+        "large_contrast": large,
+    }
+    return Measured(raw, filters.ramp(p99 - p1, 0.0, 30.0), values)
+
+
+def evidence(values: Mapping[str, float]) -> list[str]:
+    """Returns sentences on the lighting, the most telling first."""
+    found = []
+    if values["white_share"] > _FREE:
+        found.append(f"{values['white_share']:.0%} of the pixels are burnt out to white.")
+    if values["black_share"] > _FREE:
+        found.append(f"{values['black_share']:.0%} of the pixels are blocked up to black.")
+    found.append(
+        f"{values['zones_used']:.0f} of 11 zones are used, over a range of {values['range']:.0f} L*; "
+        f"{values['zone_0_share']:.0%} of the pixels lie in zone 0."
+    )
+    side = "dark" if values["mean"] < 38 else "light" if values["mean"] > 64 else "middle"
+    found.append(f"The mean tone is {side}: zone {values['mean'] / 10:.1f}.")
+    if values["local_contrast"] < 3:
+        found.append(f"Neighbouring tones differ by only {values['local_contrast']:.1f} L*: the light is flat.")
+    return found
+
+
+def advice(values: Mapping[str, float]) -> str:
+    """Returns what to try for better lighting."""
+    if values["white_share"] > 0.03 and values["white_share"] >= values["black_share"]:
+        return "Expose for the highlights: about one stop less keeps detail in the whites."
+    if values["black_share"] > 0.03:
+        return "Give the shadows one to two stops more, or lift them when developing."
+    if values["range"] < 65:
+        return "Set a true black and a true white when developing: the range is short of both."
+    if values["mean"] < 35:
+        return "Expose one stop more: most tones lie below middle grey."
+    if values["mean"] > 68:
+        return "Expose one stop less: most tones lie above middle grey."
+    return "Wait for light from the side: it separates the tones more than this light does."

@@ -1,0 +1,74 @@
+"""A batch of pictures with everything that more than one measure reads, each found once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from services.scorer.measures import filters
+from services.scorer.measures.lines import Lines, find_lines
+from services.scorer.measures.planes import Planes
+from services.scorer.measures.subject import Subject, find_subject
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one measure found in a batch of pictures."""
+
+    raw: Tensor
+    """[B], no unit: larger is better; only its order matters, calibration gives it a scale."""
+    strength: Tensor
+    """[B], 0-1: how much there was to measure, which scales the confidence."""
+    values: dict[str, Tensor]
+    """The named sub-measures, [B] each, in the units that the module states."""
+
+
+class Scene:
+    """Planes, subject and lines of a batch of pictures of one shape."""
+
+    def __init__(self, planes: Planes) -> None:
+        self.planes = planes
+
+    @classmethod
+    def of(cls, pictures: Sequence[NDArray[np.uint8]], device: torch.device | str = "cpu") -> Scene:
+        """Returns the scene of normalised pictures (uint8 [H, W, 3]) that all have the same shape."""
+        return cls(Planes.of(pictures, device))
+
+    @cached_property
+    def subject(self) -> Subject:
+        """Where the subject is."""
+        return find_subject(self.planes)
+
+    @cached_property
+    def lines(self) -> Lines:
+        """The straight structure."""
+        return find_lines(self.planes)
+
+    @cached_property
+    def color_weight(self) -> Tensor:
+        """[B], 0-1: how far a picture is in colour; 0 for black and white, sepia and any single tint.
+
+        The spread of the a*b* points away from one hue: root mean square of what lies across the mean hue
+        direction or on its far side, robust against a few coloured pixels. Greys give 0, sepia below 1.5,
+        muted colour photographs 3 and more.
+        """
+        a, b = self.planes.lab[:, 1].flatten(1), self.planes.lab[:, 2].flatten(1)
+        ma, mb = a.mean(1, keepdim=True), b.mean(1, keepdim=True)
+        norm = torch.hypot(ma, mb)
+        # Without a mean tint (below 2) no direction is privileged: all chroma counts as spread.
+        ua, ub = ma / norm.clamp_min(2.0), mb / norm.clamp_min(2.0)
+        along = (a * ua + b * ub).clamp_min(0)
+        spread = (a * a + b * b - along * along).clamp_min(0).mean(1).sqrt()
+        return filters.ramp(spread, 1.5, 3.0)
+
+    @cached_property
+    def detail(self) -> Tensor:
+        """[B]: the share of the frame, 0-1, that shows any structure at all (L* varies by more than 1 nearby)."""
+        lightness = self.planes.small[:, 0]
+        return ((lightness - filters.box(lightness, 3)).abs() > 1).float().mean(dim=(-2, -1))

@@ -1,0 +1,98 @@
+"""visual_balance: how evenly the visual weight is spread.
+
+Inputs: Lab and the subject map at 64 px, the lines. Visual weight of a cell: its distance from the picture's mean
+colour (Lab units) plus 12 times the subject map, after Arnheim (1974), "Art and Visual Perception".
+
+- offset: distance of the centre of weight from the middle, in shares of the frame.
+- sides: |left - right| and |top - bottom| of the weight.
+- symmetry: 1 - mean |L* - mirrored L*| over the same between unrelated halves.
+- levelness of the lines near the axes: a leaning horizon tips the frame.
+
+    raw = -3.0 offset - 0.8 sides + 0.5 symmetry + 0.5 levelness (gated by the presence of lines)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from services.scorer.measures import filters
+from services.scorer.measures.planes import grid
+from services.scorer.measures.scene import Measured, Scene
+
+UNITS = {
+    "weight_x": "share of the width",
+    "weight_y": "share of the height",
+    "offset": "share of the frame",
+    "left_right": "share of the weight",
+    "top_bottom": "share of the weight",
+    "symmetry": "",
+    "tilt": "degrees",
+    "line_presence": "",
+    "levelness": "",
+}
+
+
+def measure(scene: Scene) -> Measured:
+    """Returns the balance of each picture."""
+    small, lines = scene.planes.small, scene.lines
+    mean = small.mean(dim=(-2, -1), keepdim=True)
+    weight = (small - mean).square().sum(1).sqrt() + 12 * scene.subject.map + 2.0
+    rows, columns = weight.shape[-2:]
+    x, y = grid(rows, columns, weight.device)
+    at_x = filters.weighted_mean(x.expand_as(weight), weight)
+    at_y = filters.weighted_mean(y.expand_as(weight), weight)
+    offset = torch.hypot(at_x - 0.5, 0.6 * (at_y - 0.5))
+    total = weight.sum(dim=(-2, -1))
+    left_right = (weight * torch.sign(x - 0.5)).sum(dim=(-2, -1)) / total
+    top_bottom = (weight * torch.sign(y - 0.5)).sum(dim=(-2, -1)) / total
+    lightness = filters.box(small[:, 0], 1)
+    spread = lightness.std(dim=(-2, -1), unbiased=False)
+    mirrored = (lightness - lightness.flip(-1)).abs().mean(dim=(-2, -1))
+    # Unrelated halves of a normal distribution differ by 2/sqrt(pi) of its standard deviation on average.
+    symmetry = 1 - mirrored / (1.128 * spread + 1)
+    level = lines.levelness.clamp(-1.5, 1.5) * (0.25 + 0.75 * lines.presence)
+    raw = -3.0 * offset - 0.8 * (left_right.abs() + 0.4 * top_bottom.abs()) + 0.5 * symmetry + 0.5 * level
+    values = {
+        "weight_x": at_x,
+        "weight_y": at_y,
+        "offset": offset,
+        "left_right": left_right,
+        "top_bottom": top_bottom,
+        "symmetry": symmetry,
+        "tilt": lines.tilt,
+        "line_presence": lines.presence,
+        "levelness": lines.levelness,
+    }
+    return Measured(raw, 0.2 + 0.8 * filters.ramp(scene.detail, 0.0, 0.2), values)
+
+
+def evidence(values: Mapping[str, float]) -> list[str]:
+    """Returns sentences on the balance, the most telling first."""
+    found = []
+    across, down = values["weight_x"] - 0.5, values["weight_y"] - 0.5
+    if abs(across) >= 0.015:
+        found.append(f"The weight lies {abs(across):.0%} {'right' if across > 0 else 'left'} of the centre.")
+    else:
+        found.append("Left and right are in balance.")
+    if abs(down) > 0.05:
+        found.append(f"The weight lies {abs(down):.0%} {'below' if down > 0 else 'above'} the middle.")
+    if values["symmetry"] > 0.5:
+        found.append("The halves mirror each other.")
+    if values["line_presence"] > 0.4 and abs(values["tilt"]) > 1.2:
+        side = "right" if values["tilt"] > 0 else "left"
+        found.append(f"The level lines lean {abs(values['tilt']):.1f} degrees down to the {side}.")
+    return found
+
+
+def advice(values: Mapping[str, float]) -> str:
+    """Returns what to try for better balance."""
+    if values["line_presence"] > 0.4 and abs(values["tilt"]) > 1.2:
+        return f"Level the frame: its lines lean by {abs(values['tilt']):.1f} degrees."
+    if abs(values["weight_x"] - 0.5) > 0.02:
+        side = "left" if values["weight_x"] > 0.5 else "right"
+        return f"Answer the weight with something on the {side}, or turn the camera until it is carried."
+    if abs(values["weight_y"] - 0.5) > 0.05:
+        return "Move the horizon: the weight gathers in one half of the height."
+    return "Give the strongest shape a smaller counterweight on the other side."

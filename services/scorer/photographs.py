@@ -1,0 +1,62 @@
+"""Photographs of a folder as pictures, for the commands that read many."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from services.core import images
+from services.core.images import DEFAULT_LIMITS, EXTENSIONS, ImageLimits
+from services.scorer.scoring import Picture
+
+_DRAFT = 1024
+
+
+def find(folder: Path) -> list[Path]:
+    """Returns the photographs below `folder` by their names, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+
+
+def picture(content: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Picture:
+    """Returns the picture of an encoded photograph.
+
+    A large JPEG is decoded at the scale that leaves at least 1024 px of long side: four times faster for
+    12 megapixels, and no score moves by it.
+
+    Raises:
+        InvalidImage: the bytes are no photograph, damaged, or beyond the limits.
+    """
+    size = images.upright_size(content, limits=limits)
+    short = -(-_DRAFT * min(size) // max(size))
+    return Picture.of(images.decode(content, short_side=short, limits=limits), size)
+
+
+def batches(pictures: Sequence[Picture], size: int = 16) -> Iterator[list[int]]:
+    """Yields the positions of pictures of equal shape, at most `size` at a time."""
+    by_shape: dict[object, list[int]] = defaultdict(list)
+    for position, picture in enumerate(pictures):
+        by_shape[picture.shape].append(position)
+    for positions in by_shape.values():
+        for start in range(0, len(positions), size):
+            yield positions[start : start + size]
+
+
+def grey(picture: Picture) -> Picture:
+    """Returns the picture in greys of equal luma (Rec. 709)."""
+    luma = np.round(picture.pixels @ np.array([0.2126, 0.7152, 0.0722]))
+    return Picture(np.repeat(luma[..., None], 3, axis=-1).astype(np.uint8), picture.width, picture.height)
+
+
+def in_chunks(paths: Iterable[Path], size: int) -> Iterator[list[Path]]:
+    """Yields `paths` in lists of at most `size`."""
+    chunk: list[Path] = []
+    for path in paths:
+        chunk.append(path)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

@@ -11,6 +11,7 @@ from services.cli.advisors import advisors
 from services.cli.analyze import analyze
 from services.cli.console import EPILOG, SentenceGroup
 from services.cli.demo import demo
+from services.cli.doctor import doctor
 from services.cli.models import models
 from services.cli.precompute import precompute
 from services.cli.releases import releases
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (up, analyze, demo, precompute, advisors):
+for command in (demo, up, analyze, precompute, advisors, doctor):
     app.command(epilog=EPILOG)(command)
 app.add_typer(releases, name="releases")
 app.add_typer(models, name="models")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,6 +181,7 @@ def load(
     for file_name, purpose in _NEEDED.items():
         if not (folder / file_name).is_file():
             raise ConfigurationError(f"The model folder {folder} lacks {file_name} ({purpose}); copy the model again.")
+    _check_type(folder)
     mark = checkpoint.fingerprint(files)
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
@@ -193,7 +195,7 @@ def load(
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise ConfigurationError(f"The model in {folder} cannot be loaded: {_first_line(error)}") from error
     network, report = loaded
-    _check(folder, network, report)
+    _check_complete(folder, report)
     network.to(device).eval().requires_grad_(False)
     return VisionLanguageModel(
         network, tokenizer, image_processor,
@@ -201,11 +203,18 @@ def load(
     )  # fmt: skip
 
 
-def _check(folder: Path, network: Any, report: dict[str, Any]) -> None:
-    if network.config.model_type != MODEL_TYPE:
+def _check_type(folder: Path) -> None:
+    try:
+        kind = json.loads((folder / "config.json").read_bytes())["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(f"{folder / 'config.json'} is damaged; copy the model again.") from error
+    if kind != MODEL_TYPE:
         raise ConfigurationError(
-            f"The model in {folder} is of type {network.config.model_type!r}; the critic serves {MODEL_TYPE!r} models."
+            f"The model in {folder} is of type {kind!r}; the critic serves models of type {MODEL_TYPE!r}."
         )
+
+
+def _check_complete(folder: Path, report: dict[str, Any]) -> None:
     # A weight that is missing would be served with whatever memory held.
     missing = sorted(report["missing_keys"])
     if missing or report["mismatched_keys"]:

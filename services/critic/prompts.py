@@ -27,7 +27,7 @@ CRITIQUE_INSTRUCTION: Final = (
 CONTEXT_HEADING: Final = "Known about this photograph:"
 """Opens the optional block of grounding context, after the instruction."""
 
-MAX_INSTRUCTION_CHARS: Final = 600
+MAX_INSTRUCTION_CHARS: Final = 1_000
 """Longest instruction that a client may send, in characters; a longer one is refused."""
 
 MAX_CONTEXT_CHARS: Final = 1_200

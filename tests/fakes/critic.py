@@ -74,11 +74,12 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast, *, hidden: int = 64, layers:
 
 
 def tiny_model_folder(
-    folder: Path, *, seed: int = 0, hidden: int = 64, layers: int = 3, max_shard_size: str = "5GB"
+    folder: Path, *, seed: int = 0, hidden: int = 64, layers: int = 3, max_shard_size: str = "5GB", ends: bool = True
 ) -> Path:
     """Write a random Qwen3-VL to `folder` as a hub repository holds it, and return the folder.
 
-    The weights are wide enough apart (standard deviation 0.2) that greedy choices are never ties.
+    The weights are wide enough apart (standard deviation 0.2) that greedy choices are never ties. Unless it `ends`,
+    the logit of the tokens that end a text is always 0, which is never the greatest.
     """
     tokenizer = tiny_tokenizer()
     config = tiny_config(tokenizer, hidden=hidden, layers=layers)
@@ -92,7 +93,10 @@ def tiny_model_folder(
             else:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     torch.random.set_rng_state(generator_state)
-    model.generation_config.eos_token_id = [config.vision_end_token_id - 2, tokenizer.pad_token_id]
+    ending = [tokenizer.get_vocab()["<|im_end|>"], tokenizer.pad_token_id]
+    if not ends:
+        model.get_input_embeddings().weight.data[ending] = 0
+    model.generation_config.eos_token_id = ending
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder, max_shard_size=max_shard_size, safe_serialization=True)
     tokenizer.save_pretrained(folder)

@@ -51,7 +51,7 @@ def test_plain_text_keeps_ordinary_words_in_any_script() -> None:
 def test_too_long_an_instruction_is_refused_with_the_limit() -> None:
     longest = "x" * prompts.MAX_INSTRUCTION_CHARS
     assert prompts.instruction_text(longest) == longest
-    with pytest.raises(prompts.InstructionTooLongError, match=r"601 characters; send at most 600"):
+    with pytest.raises(prompts.InstructionTooLongError, match=r"1001 characters; send at most 1000"):
         prompts.instruction_text(longest + "x")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ def sampler(prompt: tuple[int, ...] = (), **params: float | int | None) -> Sampl
     return Sampler(SamplingParams(1, **params), prompt, CPU)  # type: ignore[arg-type]
 
 
-def drawn(count: int, **params: float) -> Counter[int]:
+def drawn(count: int, **params: Any) -> Counter[int]:
     row = sampler(seed=1, **params)
     return Counter(choose(PROBABILITIES.log()[None].clone(), [row])[0] for _ in range(count))
 

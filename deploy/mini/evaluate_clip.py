@@ -101,9 +101,9 @@ def found_first(embed: Embed, pictures: Sequence[Pixels], change: Change, seed: 
     return float((np.argmax(queries @ gallery.T, axis=1) == np.arange(len(pictures))).mean())
 
 
-def text_finds(embed: Embed, model: Any, tokenizer: Any, count: int = 200) -> dict[str, float]:
-    """Recall at 1 and 5 of `count` held-out colour scenes, each asked for by its own caption."""
-    pictures, captions = held_out("scenes", count)
+def text_finds(embed: Embed, model: Any, tokenizer: Any, count: int = 200, side: int = 256) -> dict[str, float]:
+    """Recall at 1 and 5 of `count` held-out colour scenes of height `side`, each asked for by its own caption."""
+    pictures, captions = held_out("scenes", count, side)
     gallery = embed(pictures)
     with torch.inference_mode():
         words = model.encode_text(tokenizer(captions), normalize=True).float().numpy()

@@ -187,8 +187,10 @@ def save(trainer: Trainer, folder: Path) -> None:
         if name == "token_embedding.weight":
             kept[~used] = 0
         weights[name] = kept.half() if kept.ndim > 1 else kept
-    save_file(weights, folder / "open_clip_model.safetensors.part")
-    (folder / "open_clip_model.safetensors.part").replace(folder / "open_clip_model.safetensors")
+    part = folder / "open_clip_model.safetensors.part"
+    save_file(weights, part)
+    part.chmod(0o644)  # safetensors writes for the owner alone; services run as another user
+    part.replace(folder / "open_clip_model.safetensors")
     (folder / "open_clip_config.json").write_text(json.dumps(trainer.config, indent=2) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Becomes a service that ends with the process that started it: `python -m services.cli.leash PARENT MODULE`.
+"""Becomes a service that ends with the process that started it: `python -m services.cli.leash PARENT MODULE ...`.
 
 The kernel sends SIGTERM to the service when `mondrian up` is gone, however it went (kill -9 included), so that no
 service is left behind with a port in its hands. Done here, in the new process and before it becomes the service,
@@ -16,15 +16,15 @@ from typing import Final, NoReturn
 PR_SET_PDEATHSIG: Final = 1
 
 
-def follow(parent: int, module: str) -> NoReturn:
-    """Replaces this process by `python -m MODULE`, tied to the life of `parent` where the kernel can (Linux)."""
+def follow(parent: int, module: str, *arguments: str) -> NoReturn:
+    """Replaces this process by `python -m MODULE ...`, tied to the life of `parent` where the kernel can (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
         # It may have gone before the line above.
         if os.getppid() != parent:
             sys.exit(0)
-    os.execv(sys.executable, [sys.executable, "-m", module])
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
 
 
 if __name__ == "__main__":
-    follow(int(sys.argv[1]), sys.argv[2])
+    follow(int(sys.argv[1]), *sys.argv[2:])

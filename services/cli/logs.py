@@ -41,11 +41,14 @@ class PrefixedOutput:
     def _read(self, descriptor: int, plan: Plan) -> None:
         with open(descriptor, encoding="utf-8", errors="replace") as lines:
             for line in lines:
-                text = plain(line.rstrip("\n"))
-                if text.strip():
-                    self._last[plan.service.name] = text
-                prefix = (f"{plan.service.name:<{self._width}} │ ", plan.service.colour)
-                self._console.print(Text.assemble(prefix, text), soft_wrap=True)
+                self.heard(plan, plain(line.rstrip("\n")))
+
+    def heard(self, plan: Plan, line: str) -> None:
+        """Prints a line of a service."""
+        if line.strip():
+            self._last[plan.service.name] = line
+        prefix = (f"{plan.service.name:<{self._width}} │ ", plan.service.colour)
+        self._console.print(Text.assemble(prefix, line), soft_wrap=True)
 
 
 class FileOutput:

@@ -96,7 +96,7 @@ def plan_services(
             wanted = gateway_port
         if free_ports:
             wanted = 0
-        ports[service] = _claim(service, endpoint.host, wanted, taken=tuple(ports.values()))
+        ports[service] = claim_port(service, endpoint.host, wanted, taken=tuple(ports.values()))
     for service in BACKENDS:
         require_model(service, common, endpoints[service].model_path)
     addresses = {service: f"{_reachable(endpoints[service].host)}:{ports[service]}" for service in BACKENDS}
@@ -166,7 +166,7 @@ def _environment(
     return environment
 
 
-def _claim(service: Service, host: str, port: int, taken: Sequence[int]) -> int:
+def claim_port(service: Service, host: str, port: int, taken: Sequence[int]) -> int:
     """Returns a port that can be listened on: `port`, or a free one where it is 0."""
     change = f"set {service.prefix}PORT to another port, or let `mondrian up --free-ports` choose"
     if port and port in taken:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 from mondrian.critic.v1 import critic_pb2
 from mondrian.embedder.v1 import embedder_pb2
@@ -34,6 +34,11 @@ from services.cli.wording import (
 SCORE_CELLS: Final = 20
 """How many characters stand for ten points."""
 SIMILARITY_CELLS: Final = 12
+SCALE: Final = "0         5        10"
+MARKED_SCALE: Final = "0   │ is the mean  10"
+NUMBERS: Final = frozenset({"Score", "Mean", "Gap", "Percentile"})
+NARROW, WIDE = 74, 100
+"""Terminals below the first show no bars, from the second on also percentile and best reference."""
 
 
 def show_title(console: Console, photograph: str, advisor: str, mode: str) -> None:
@@ -82,18 +87,14 @@ def show_scores(console: Console, scores: scorer_pb2.ScoreResponse, advisor: str
     grade = f", grade {scores.grade}" if scores.grade else ""
     monochrome = ", judged as a monochrome" if scores.monochrome else ""
     _heading(console, f"Scores: {scores.overall:.1f} of 10{grade}{monochrome}")
-    compared = any(score.HasField("comparison") for score in scores.dimensions)
+    columns = _columns(console.width, any(score.HasField("comparison") for score in scores.dimensions))
     table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1), header_style="dim", show_edge=False)
-    table.add_column("Dimension", no_wrap=True)
-    table.add_column("0         5        10" if not compared else "0    │ = advisor's mean", no_wrap=True)
-    table.add_column("Score", justify="right")
-    if compared:
-        table.add_column(plain(advisor), justify="right")
-        table.add_column("Gap", justify="right")
-        table.add_column("Percentile", justify="right")
-        table.add_column("Best reference", no_wrap=True, overflow="ellipsis")
+    for column in columns:
+        heading = plain(advisor) if column == "Mean" and len(advisor) <= 12 else column
+        justify: Literal["left", "right"] = "right" if column in NUMBERS else "left"
+        table.add_column(heading, justify=justify, no_wrap=True, overflow="ellipsis")
     for score in scores.dimensions:
-        table.add_row(*_score_row(score, compared))
+        table.add_row(*_score_row(score, columns))
     console.print(Padding(table, (0, 1, 1, 1)))
     _evidence(console, scores)
     if scores.note:
@@ -139,24 +140,36 @@ def _heading(console: Console, title: str, aside: str = "") -> None:
     console.print(Text.assemble(("\n " + title, "bold blue"), (f"  {aside}" if aside else "", "dim")))
 
 
-def _score_row(score: scorer_pb2.DimensionScore, compared: bool) -> list[Text]:
+def _columns(width: int, compared: bool) -> tuple[str, ...]:
+    """Returns the columns of the scores that a terminal of `width` characters has room for."""
+    if not compared:
+        return "Dimension", SCALE, "Score"
+    if width < NARROW:
+        return "Dimension", "Score", "Gap"
+    known = "Dimension", MARKED_SCALE, "Score", "Mean", "Gap"
+    return known if width < WIDE else (*known, "Percentile", "Best reference")
+
+
+def _score_row(score: scorer_pb2.DimensionScore, columns: tuple[str, ...]) -> list[Text]:
     comparison = score.comparison
     known = score.HasField("comparison")
     style = "red" if comparison.needs_work else "yellow" if known and comparison.gap_points < 0 else "green"
-    row = [
-        Text(dimension_name(score.dimension)),
-        _bar(score.score / 10, SCORE_CELLS, style, comparison.reference.mean / 10 if known else None),
-        Text(f"{score.score:.1f}", style=f"bold {style}"),
-    ]
-    if compared and known:
-        best = comparison.reference.best_example
-        row += [
-            Text(f"{comparison.reference.mean:.1f} ± {comparison.reference.stddev:.1f}", style="dim"),
-            Text(signed(comparison.gap_points), style=style),
-            Text(ordinal(comparison.percentile), style="dim"),
-            Text(plain(f"{best.score:.1f}  {best.title}"), style="dim"),
-        ]
-    return row
+    best = comparison.reference.best_example
+    bar = _bar(score.score / 10, SCORE_CELLS, style, comparison.reference.mean / 10 if known else None)
+    cells = {
+        "Dimension": Text(dimension_name(score.dimension)),
+        SCALE: bar,
+        MARKED_SCALE: bar,
+        "Score": Text(f"{score.score:.1f}", style=f"bold {style}"),
+    }
+    if known:
+        cells |= {
+            "Mean": Text(f"{comparison.reference.mean:.1f} ± {comparison.reference.stddev:.1f}", style="dim"),
+            "Gap": Text(signed(comparison.gap_points), style=style),
+            "Percentile": Text(ordinal(comparison.percentile), style="dim"),
+            "Best reference": Text(plain(f"{best.score:.1f}  {best.title}"), style="dim"),
+        }
+    return [cells.get(column, Text()) for column in columns]
 
 
 def _evidence(console: Console, scores: scorer_pb2.ScoreResponse) -> None:

@@ -1,0 +1,93 @@
+"""Numbers and names as a person reads them."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from mondrian.gateway.v1 import gateway_pb2
+from mondrian.types.v1 import types_pb2
+from rich.console import Console
+
+from services.cli import wording
+from services.cli.console import plain
+from services.cli.live import LiveAnswer
+from services.cli.show import show_answer
+from tests.fakes import answers
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "words"),
+    [(0, "0 ms"), (12.4, "12 ms"), (999.4, "999 ms"), (999.6, "1.00 s"), (1310.5, "1.31 s"), (45_678, "45.7 s")],
+)
+def test_durations_have_a_unit(milliseconds: float, words: str) -> None:
+    assert wording.duration(milliseconds) == words
+
+
+@pytest.mark.parametrize(("points", "words"), [(0.04, "0.0"), (-0.04, "0.0"), (0.4, "+0.4"), (-2.75, "−2.8")])
+def test_differences_have_a_sign(points: float, words: str) -> None:
+    assert wording.signed(points) == words
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(0, "0th"), (1, "1st"), (2, "2nd"), (3, "3rd"), (11, "11th"), (12, "12th"), (62, "62nd")]
+)
+def test_percentiles_are_ordinals(number: float, words: str) -> None:
+    assert wording.ordinal(number) == words
+
+
+def test_dimensions_are_named_as_people_write_them() -> None:
+    assert wording.dimension_name(types_pb2.DIMENSION_FOCUS_SHARPNESS) == "Focus sharpness"
+    assert wording.dimension_name(99) == "Dimension 99"  # type: ignore[arg-type]
+
+
+def test_control_characters_never_reach_the_terminal() -> None:
+    assert plain("a\x1b[2Jb\rc\u202ed\ne\tf") == "a[2Jbcd\ne\tf"
+    response = answers.answer()
+    response.critique.text = response.summary = "\x1b]0;title\x07 text"
+    response.references.neighbors[0].reference.title = "\x1b[31mred"
+    console = Console(file=io.StringIO(), width=120)
+    show_answer(console, response, "\x1bansel")
+    assert isinstance(console.file, io.StringIO)
+    assert "\x1b" not in console.file.getvalue()
+    assert "\x07" not in console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 110, 200])
+def test_an_answer_fits_the_terminal(width: int) -> None:
+    file = io.StringIO()
+    show_answer(Console(file=file, width=width), answers.without_critique(), "ansel")
+    assert max(len(line.rstrip()) for line in file.getvalue().splitlines()) <= width
+    for words in ("Composition", "7.2", "Moon over the ridge", "✗"):
+        assert words in file.getvalue()
+
+
+def test_what_becomes_ready_during_the_critique_waits_for_its_end() -> None:
+    whole = answers.answer()
+    event = gateway_pb2.StreamAnalyzeResponse
+    started, words = event(), [event(), event()]
+    started.critique_started.authorship.CopyFrom(whole.critique.authorship)
+    words[0].critique_delta.text, words[1].critique_delta.text = "The ridge ", "leads."
+    ended = event()
+    ended.critique_completed.completion.CopyFrom(whole.critique.completion)
+    file = io.StringIO()
+    live = LiveAnswer(Console(file=file, width=120), "ansel")
+    for each in (started, words[0], event(scores=whole.scores), words[1], ended, event(completed=whole)):
+        live(each)
+    live.close()
+    shown = file.getvalue()
+    assert "The ridge leads.\n" in shown
+    assert shown.index("leads.") < shown.index("Scores: 6.4") < shown.index("in all 1.31 s")
+
+
+def test_a_stream_that_breaks_off_leaves_a_finished_line() -> None:
+    whole = answers.answer()
+    started = gateway_pb2.StreamAnalyzeResponse()
+    started.critique_started.authorship.CopyFrom(whole.critique.authorship)
+    file = io.StringIO()
+    live = LiveAnswer(Console(file=file, width=120), "ansel")
+    live(started)
+    live(gateway_pb2.StreamAnalyzeResponse(references=whole.references))
+    live.close()
+    assert file.getvalue().endswith("\n")
+    assert "Moon over the ridge" in file.getvalue()

@@ -1,6 +1,6 @@
 """README's tables of settings and errors, made from the code.
 
-    python -m tests.readme.tables          writes them into README.md
+python -m tests.readme.tables          writes them into README.md
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ import re
 from pathlib import Path
 from typing import Final
 
+from services.scorer.settings import ScorerSettings
+
 from services.core import errors, settings
 from services.critic.settings import CriticSettings
 from services.embedder.settings import EmbedderSettings
 from services.gateway.settings import GatewaySettings
-from services.scorer.settings import ScorerSettings
 
 README: Final = Path(__file__).resolve().parents[2] / "README.md"
 SHARED: Final = (settings.CommonSettings, settings.ServiceSettings, settings.ModelSettings)
@@ -75,8 +76,10 @@ def filled(text: str) -> str:
     """Returns README's text with every table between its marks made anew."""
     for name, table in TABLES.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
-        assert pattern.search(text), f"README has no place for {name}"
-        text = pattern.sub(lambda match, made=table(): match[1] + made + match[2], text)  # type: ignore[misc]
+        place = pattern.search(text)
+        assert place, f"README has no place for {name}"
+        start, end = place.regs[1:]
+        text = text[: start[1]] + table() + text[end[0] :]
     return text
 
 

@@ -159,13 +159,11 @@ async def test_an_unknown_failure_tells_only_its_request_id(toy: Toy, channel: g
 
 async def test_a_failing_stream_ends_with_its_status(toy: Toy, channel: grpc.aio.Channel) -> None:
     toy.servicer.error = errors.Overloaded("Full.", retry_after_s=1)
-    events = []
+    call = critic_pb2_grpc.CriticServiceStub(channel).StreamCritique(critic_pb2.StreamCritiqueRequest())
+    started = await call.read()
+    assert isinstance(started, critic_pb2.StreamCritiqueResponse)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for event in critic_pb2_grpc.CriticServiceStub(channel).StreamCritique(
-            critic_pb2.StreamCritiqueRequest()
-        ):
-            events.append(event)
-    assert len(events) == 1
+        await call.read()
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 

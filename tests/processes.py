@@ -37,6 +37,13 @@ def free_port() -> int:
         return port
 
 
+def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """Returns the environment of a process of the project: none of the developer's own settings, and `extra`."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith("MONDRIAN_")}
+    path = os.pathsep.join((str(ROOT), str(ROOT / "protos")))
+    return {**own, **MALLOC, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **extra}
+
+
 class ServiceProcess:
     """One service as a process; a context manager that leaves nothing behind."""
 
@@ -45,9 +52,7 @@ class ServiceProcess:
         self.port = port
         self.log = log
         self._command = [sys.executable, "-m", *command]
-        own = {key: value for key, value in os.environ.items() if not key.startswith("MONDRIAN_")}
-        path = os.pathsep.join((str(ROOT), str(ROOT / "protos")))
-        self._environment = {**own, **MALLOC, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment}
+        self._environment = child_environment(environment)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

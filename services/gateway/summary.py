@@ -5,6 +5,7 @@ Everything said here stands in the answer as a number or a text; nothing is judg
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -191,6 +192,7 @@ def _title(title: str) -> str:
     return f"“{title}”"
 
 
+@functools.cache
 def _dimension(dimension: types_pb2.Dimension.ValueType) -> str:
     if dimension not in types_pb2.Dimension.values():
         return "a dimension that this version does not know"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from services.core.channels import channel_options
 from tests.fakes.system import analyze_request
 from tests.integration.gateway.calls import COMBINED, CRITIQUE, LORA, SOON
-from tests.processes import ROOT, ServiceProcess, fake_process, service_process
+from tests.processes import ServiceProcess, child_environment, fake_process, service_process
 
 
 @contextlib.contextmanager
@@ -119,6 +118,6 @@ print(sorted(loaded & {'torch', 'torchvision', 'transformers', 'peft', 'open_cli
 services = {'.'.join(name.split('.')[:2]) for name in sys.modules if name.startswith('services.')}
 print(sorted(services))
 """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "protos")))}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=child_environment({}), capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["[]", "['services.core', 'services.gateway']"]

@@ -124,6 +124,8 @@ def serve(environment: dict[str, str], folder: Path) -> subprocess.CompletedProc
 def test_entry_point_becomes_the_service(tmp_path: Path) -> None:
     package = tmp_path / "services" / "echo"
     package.mkdir(parents=True)
+    # A regular package, or an installed `services` would be found before it.
+    (package.parent / "__init__.py").touch()
     (package / "__main__.py").write_text("import sys\nprint(__name__, sys.argv[1:])\nsys.exit(7)\n")
     done = serve({"MONDRIAN_SERVICE": "echo"}, tmp_path)
     assert done.stdout == "__main__ ['one', 'two']\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import Final
 
@@ -20,6 +21,9 @@ from mondrian.types.v1 import types_pb2
 from services.gateway.modes import CRITIQUE, READING_ORDER, REFERENCES, SCORES, Part
 
 _NAMED_REFERENCES: Final = 3
+# Photographs that have nothing in common have cosines of 0 to 0.5, as the encoder goes; below this none is "similar".
+_ALIKE: Final = 0.3
+_LONGEST_IN_SUMMARY: Final = 300
 _MISSING: Final = {
     REFERENCES: "Similar references are missing",
     SCORES: "The scores are missing",
@@ -50,7 +54,8 @@ def narrate(response: gateway_pb2.AnalyzeResponse, advisor: str) -> None:
         elif part == CRITIQUE and response.HasField("critique"):
             sentences = about_critique(response.critique, advisor)
             # The first sentence of the text, and who wrote it where that is not the advisor's voice.
-            summary.extend([sentences[0], *_base_model(response.critique.authorship, advisor)])
+            first = textwrap.shorten(sentences[0], _LONGEST_IN_SUMMARY, placeholder=" …")
+            summary.extend([first, *_base_model(response.critique.authorship, advisor)])
         else:
             continue
         response.narrations.add(part=part, sentences=sentences)
@@ -58,16 +63,21 @@ def narrate(response: gateway_pb2.AnalyzeResponse, advisor: str) -> None:
 
 
 def about_references(found: embedder_pb2.SearchReferencesResponse, advisor: str) -> list[str]:
-    """Returns what the photograph is similar to, and what the nearest reference is known for."""
+    """Returns what the photograph is similar to, and what the nearest reference is known for.
+
+    References are called the advisor's references, never works "by" the advisor: whose they are, their metadata says.
+    """
     if not found.neighbors:
-        return [f"{advisor} has no reference photograph to compare with."]
-    if found.neighbors[0].similarity <= 0:
-        return [nearest(found, advisor)]
+        return [f"There is no reference of {advisor} to compare with."]
     named = [_neighbor(neighbor) for neighbor in found.neighbors[:_NAMED_REFERENCES]]
     rest = len(found.neighbors) - len(named)
     if rest:
         named.append(f"{rest} more")
-    sentences = [f"Your photograph is similar to {_listed(named)} by {advisor}."]
+    if found.neighbors[0].similarity < _ALIKE:
+        nearest_are = "the nearest is" if len(named) == 1 else "the nearest are"
+        sentences = [f"No reference of {advisor} is much like your photograph; {nearest_are} {_listed(named)}."]
+    else:
+        sentences = [f"Your photograph is similar to {_listed(named)}, from the references of {advisor}."]
     first = found.neighbors[0].reference
     known_for = (first.significance or first.description).strip()
     if known_for:
@@ -82,18 +92,20 @@ def about_references(found: embedder_pb2.SearchReferencesResponse, advisor: str)
 def nearest(found: embedder_pb2.SearchReferencesResponse, advisor: str) -> str:
     """Returns which reference the photograph is nearest to, in a sentence."""
     if not found.neighbors:
-        return f"{advisor} has no reference photograph to compare with."
-    if found.neighbors[0].similarity <= 0:
-        return f"No reference of {advisor} is similar; the nearest is {_neighbor(found.neighbors[0])}."
-    return f"Your photograph is nearest to {_neighbor(found.neighbors[0])} by {advisor}."
+        return f"There is no reference of {advisor} to compare with."
+    first = _neighbor(found.neighbors[0])
+    if found.neighbors[0].similarity < _ALIKE:
+        return f"No reference of {advisor} is much like your photograph; the nearest is {first}."
+    return f"Of the references of {advisor}, your photograph is nearest to {first}."
 
 
 def about_scores(scores: scorer_pb2.ScoreResponse, advisor: str) -> list[str]:
     """Returns the overall score, each dimension beside the best reference, and what to work on."""
     grade = f", grade {scores.grade}" if scores.grade else ""
     sentences = [f"Overall: {_finer(scores.overall)}/10{grade}."]
+    compared = _compared(scores)
     for dimension in scores.dimensions:
-        sentences.append(_beside_the_best(dimension))
+        sentences.append(_beside_the_best(dimension, compared=dimension in compared))
     for dimension in scores.dimensions:
         if dimension.comparison.needs_work:
             sentences.append(_to_work_on(dimension, advisor))
@@ -108,7 +120,7 @@ def standing(scores: scorer_pb2.ScoreResponse, advisor: str) -> str:
     overall = f"Overall it scores {_finer(scores.overall)}/10{grade}"
     if not scores.dimensions:
         return f"{overall}."
-    compared = [dimension for dimension in scores.dimensions if dimension.HasField("comparison")]
+    compared = _compared(scores)
     if not compared:
         best = max(scores.dimensions, key=lambda dimension: dimension.score)
         worst = min(scores.dimensions, key=lambda dimension: dimension.score)
@@ -160,10 +172,22 @@ def _base_model(authorship: critic_pb2.Authorship, advisor: str) -> list[str]:
     return [_ended(f"The base model wrote the critique, not the voice of {advisor}{why}")]
 
 
-def _beside_the_best(dimension: scorer_pb2.DimensionScore) -> str:
+def _compared(scores: scorer_pb2.ScoreResponse) -> list[scorer_pb2.DimensionScore]:
+    """Returns the dimensions that are compared with the advisor's.
+
+    Points without a gap say that the scorer does not compare this one (a colour photograph's harmony with that of
+    monochrome references); none with a gap, that the references are too few for a standard deviation.
+    """
+    compared = [dimension for dimension in scores.dimensions if dimension.HasField("comparison")]
+    if not any(dimension.comparison.gap for dimension in compared):
+        return compared
+    return [dimension for dimension in compared if dimension.comparison.gap or not dimension.comparison.gap_points]
+
+
+def _beside_the_best(dimension: scorer_pb2.DimensionScore, *, compared: bool) -> str:
     label = _dimension(dimension.dimension).capitalize()
     best = dimension.comparison.reference.best_example
-    if not dimension.HasField("comparison") or not best.title:
+    if not compared or not best.title:
         return f"{label}: {_points(dimension.score)}/10."
     mine, theirs = _apart(dimension.score, best.score)
     return f"{label}: {mine}/10. The best reference: {theirs}/10 ({best.title})."

@@ -52,10 +52,22 @@ def scores(*, compared: bool = True) -> scorer_pb2.ScoreResponse:
             example = scorer_pb2.Example(title="Ridge No. 7", score=best)
             scored.comparison.reference.CopyFrom(scorer_pb2.Distribution(mean=mean, best_example=example))
             scored.comparison.gap_points = score - mean
+            scored.comparison.gap = (score - mean) / 0.8
             if dimension == types_pb2.DIMENSION_LIGHTING:
                 scored.comparison.needs_work = True
                 scored.comparison.advice = "Expose for the highlights"
                 scored.comparison.examples.extend([example, scorer_pb2.Example(title="Lake", score=8.5)])
+    return answer
+
+
+def colour_beside_monochrome() -> scorer_pb2.ScoreResponse:
+    """Returns scores of which one is not compared: its distance would be the greatest."""
+    answer = scores()
+    harmony = answer.dimensions[types_pb2.DIMENSION_COLOR_HARMONY - 1]
+    harmony.score = 1.0
+    harmony.comparison.gap_points = -5.4
+    harmony.comparison.gap = 0.0
+    answer.note = "The photograph is in colour and most references are monochrome: color harmony is not compared."
     return answer
 
 
@@ -83,13 +95,16 @@ CASES: Final[dict[str, Callable[[], gateway_pb2.AnalyzeResponse]]] = {
     "clip-many": lambda: gateway_pb2.AnalyzeResponse(references=references(8)),
     "clip-one": lambda: gateway_pb2.AnalyzeResponse(references=references(1)),
     "clip-none": lambda: gateway_pb2.AnalyzeResponse(references=references(0)),
-    "clip-unlike": lambda: gateway_pb2.AnalyzeResponse(references=references(2, first=-0.003)),
+    "clip-unlike": lambda: gateway_pb2.AnalyzeResponse(references=references(2, first=0.24)),
+    "clip-unlike-one": lambda: gateway_pb2.AnalyzeResponse(references=references(1, first=-0.003)),
     "lora": lambda: gateway_pb2.AnalyzeResponse(critique=critique()),
     "lora-base-model-cut-off": lambda: gateway_pb2.AnalyzeResponse(
         critique=critique(authorship=_FELL_BACK, completion=_CUT)
     ),
+    "lora-without-an-end": lambda: gateway_pb2.AnalyzeResponse(critique=critique(text="light and " * 80)),
     "lora-empty": lambda: gateway_pb2.AnalyzeResponse(critique=critique(text=" \n")),
     "dimensional": lambda: gateway_pb2.AnalyzeResponse(scores=scores()),
+    "dimensional-colour-beside-monochrome": lambda: gateway_pb2.AnalyzeResponse(scores=colour_beside_monochrome()),
     "dimensional-alone": lambda: gateway_pb2.AnalyzeResponse(scores=scores(compared=False)),
     "combined": lambda: gateway_pb2.AnalyzeResponse(references=references(), critique=critique(), scores=scores()),
     "combined-without-critic": lambda: gateway_pb2.AnalyzeResponse(

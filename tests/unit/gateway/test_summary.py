@@ -73,10 +73,19 @@ def test_the_strongest_dimension_is_that_which_stands_out_most_not_that_which_sc
     ):
         scored = scores.dimensions.add(dimension=dimension, score=score)
         scored.comparison.gap_points = gap
+        scored.comparison.gap = gap / 0.8
     assert standing(scores, "Ansel") == (
         "Overall it scores 7/10; beside the references of Ansel, lighting is strongest (6/10, level with the mean) "
         "and focus sharpness weakest (7/10, 1 point below the mean)."
     )
+
+
+def test_with_too_few_references_for_a_deviation_points_are_compared() -> None:
+    scores = scorer_pb2.ScoreResponse(overall=5)
+    for dimension, points in ((types_pb2.DIMENSION_COMPOSITION, 0.4), (types_pb2.DIMENSION_LIGHTING, -0.6)):
+        scored = scores.dimensions.add(dimension=dimension, score=5)
+        scored.comparison.gap_points = points
+    assert "composition is strongest (5/10, 0.4 points above the mean)" in standing(scores, "Ansel")
 
 
 def test_a_dimension_of_a_newer_scorer_does_not_break_the_answer() -> None:

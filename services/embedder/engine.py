@@ -84,6 +84,11 @@ class EmbeddingEngine:
         """Whether the model's thread runs."""
         return self._batcher.alive
 
+    @property
+    def in_flight(self) -> int:
+        """How many photographs and texts are being decoded, waiting and computed; equal ones count once."""
+        return len(self._flights)
+
     async def photograph(
         self, content: bytes, *, deadline: float | None, known: Callable[[str], Vector | None]
     ) -> Embedded:

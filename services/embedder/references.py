@@ -55,15 +55,19 @@ class References:
             AdvisorNotFound: the release has no such advisor.
         """
         indexes = self._indexes if not advisor else {advisor: self._index(advisor)}
-        # One more, for the place of the one left out.
-        wanted = top_k + (without is not None)
-        hits = [(hit, name) for name, index in indexes.items() for hit in index.search(query, min(wanted, index.count))]
-        if len(hits) > wanted:
+        left_out = {(one.advisor, one.label) for one in self.catalogue.references_of(without)} if without else set()
+        hits = [
+            (hit, name)
+            for name, index in indexes.items()
+            # One more where its place will be free.
+            for hit in index.search(query, min(top_k + bool(left_out), index.count))
+            if (name, hit.label) not in left_out
+        ]
+        if len(hits) > top_k:
             # Whoever is less similar than the last one wanted need not be looked up.
-            least = sorted((hit.similarity for hit, _ in hits), reverse=True)[wanted - 1]
+            least = sorted((hit.similarity for hit, _ in hits), reverse=True)[top_k - 1]
             hits = [(hit, name) for hit, name in hits if hit.similarity >= least]
         found = [Neighbor(self._at(name, hit.label), hit.similarity) for hit, name in hits]
-        found = [one for one in found if one.reference.entry.id != without]
         found.sort(key=lambda one: (-one.similarity, one.reference.entry.id, one.reference.advisor))
         return found[:top_k]
 

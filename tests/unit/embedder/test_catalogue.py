@@ -1,0 +1,91 @@
+"""The catalogue gives back what was put in, and cannot be changed."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from services.core.errors import ConfigurationError
+from services.embedder.catalogue import AdvisorRecord, Catalogue, CatalogueWriter, Entry, Photograph
+
+ANSEL = AdvisorRecord("ansel", "Ansel", "bio", "1902-1984", ("light", "zone system"), "calm", "https://example.org", 2)
+OKEEFE = AdvisorRecord("okeefe", "O'Keefe", reference_count=1)
+FIRST = Entry("a" * 64, "a.jpg", "Ridge", 1942, "Wyoming", "A ridge.", "It matters.", ("snow", "river"), ("lighting",))
+SECOND = Entry("b" * 64, "b.jpg", "b")
+
+
+def photograph(identity: str, seed: int) -> Photograph:
+    vector = np.random.default_rng(seed).normal(size=8)
+    return Photograph(identity, 300, 200, (vector / np.linalg.norm(vector)).astype(np.float32), b"jpeg" + bytes([seed]))
+
+
+def write(path: Path) -> Path:
+    writer = CatalogueWriter(path)
+    writer.add_photographs([photograph("a" * 64, 1), photograph("b" * 64, 2), photograph("a" * 64, 3)])
+    writer.add_advisor(ANSEL, [FIRST, SECOND])
+    writer.add_advisor(OKEEFE, [FIRST])
+    writer.complete()
+    writer.close()
+    return path
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path) -> Catalogue:
+    return Catalogue(write(tmp_path / "catalogue.sqlite"), dimensions=8)
+
+
+def test_what_is_put_in_comes_out(catalogue: Catalogue) -> None:
+    assert catalogue.advisors() == [ANSEL, OKEEFE]
+    record = catalogue.reference("ansel", 0)
+    assert record is not None
+    assert (record.entry, record.advisor, record.width, record.height) == (FIRST, "ansel", 300, 200)
+    assert catalogue.reference("ansel", 2) is None
+    assert [one.advisor for one in catalogue.references_of("a" * 64)] == ["ansel", "okeefe"]
+    assert catalogue.references_of("c" * 64) == []
+    assert catalogue.entries("ansel") == [FIRST, SECOND]
+    assert catalogue.entries("nobody") == []
+    stored = catalogue.photograph("b" * 64)
+    assert stored is not None
+    assert stored.thumbnail == catalogue.thumbnail("b" * 64) == b"jpeg\x02"
+    np.testing.assert_array_equal(stored.embedding, photograph("b" * 64, 2).embedding)
+    assert stored.embedding.dtype == np.float32
+    assert catalogue.photograph("c" * 64) is None
+    assert catalogue.embedding("c" * 64) is None
+    assert catalogue.thumbnail("c" * 64) == b""
+
+
+def test_rows_of_the_matrix_are_the_labels(catalogue: Catalogue) -> None:
+    matrix = catalogue.matrix("ansel")
+    np.testing.assert_array_equal(matrix[1], photograph("b" * 64, 2).embedding)
+    assert catalogue.matrix("nobody").shape == (0, 8)
+
+
+def test_a_photograph_of_two_advisors_is_stored_once_and_the_first_stays(catalogue: Catalogue) -> None:
+    np.testing.assert_array_equal(catalogue.embedding("a" * 64), photograph("a" * 64, 1).embedding)
+
+
+def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
+    assert write(tmp_path / "one").read_bytes() == write(tmp_path / "two").read_bytes()
+
+
+def test_a_reader_can_change_nothing(catalogue: Catalogue) -> None:
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        catalogue._rows("DELETE FROM entries")
+
+
+def test_entries_must_ascend(tmp_path: Path) -> None:
+    writer = CatalogueWriter(tmp_path / "catalogue.sqlite")
+    with pytest.raises(ValueError, match="ascend"):
+        writer.add_advisor(ANSEL, [SECOND, FIRST])
+    with pytest.raises(ValueError, match="ascend"):
+        writer.add_advisor(ANSEL, [FIRST, FIRST])
+    writer.close()
+
+
+def test_embeddings_of_another_length_are_refused(tmp_path: Path) -> None:
+    catalogue = Catalogue(write(tmp_path / "catalogue.sqlite"), dimensions=16)
+    with pytest.raises(ConfigurationError, match="8 numbers"):
+        catalogue.embedding("a" * 64)

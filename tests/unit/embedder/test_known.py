@@ -1,0 +1,102 @@
+"""Memory forgets the oldest, and equal requests fly once."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+
+from services.embedder.known import Memory, SingleFlight
+
+VECTOR = np.ones(2, np.float32)
+
+
+def test_memory_forgets_what_was_used_least_recently() -> None:
+    memory = Memory(2)
+    memory.put("a", VECTOR)
+    memory.put("b", VECTOR)
+    assert memory.get("a") is VECTOR
+    memory.put("c", VECTOR)
+    assert memory.get("b") is None
+    assert memory.get("a") is VECTOR
+    assert len(memory) == 2
+    nothing = Memory(0)
+    nothing.put("a", VECTOR)
+    assert nothing.get("a") is None
+
+
+class Computation:
+    """Something that takes as long as the test wants."""
+
+    def __init__(self) -> None:
+        self.started = 0
+        self.cancelled = 0
+        self.finish = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def __call__(self) -> int:
+        self.started += 1
+        try:
+            await self.finish.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.error is not None:
+            raise self.error
+        return self.started
+
+
+async def turn() -> None:
+    """Lets every task go as far as it can."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_all_who_ask_meanwhile_get_one_result() -> None:
+    flights: SingleFlight[int] = SingleFlight()
+    computation = Computation()
+    callers = [asyncio.create_task(flights.join("key", computation)) for _ in range(5)]
+    await turn()
+    assert "key" in flights
+    computation.finish.set()
+    assert await asyncio.gather(*callers) == [1] * 5
+    await turn()
+    assert len(flights) == 0
+    assert await flights.join("key", computation) == 2
+
+
+async def test_who_leaves_does_not_disturb_the_others() -> None:
+    flights: SingleFlight[int] = SingleFlight()
+    computation = Computation()
+    first, second = (asyncio.create_task(flights.join("key", computation)) for _ in range(2))
+    await turn()
+    first.cancel()
+    await turn()
+    computation.finish.set()
+    assert await second == 1
+    assert computation.cancelled == 0
+
+
+async def test_when_the_last_has_left_the_computation_is_cancelled_and_the_next_begins_anew() -> None:
+    flights: SingleFlight[int] = SingleFlight()
+    computation = Computation()
+    callers = [asyncio.create_task(flights.join("key", computation)) for _ in range(2)]
+    await turn()
+    for caller in callers:
+        caller.cancel()
+    await turn()
+    assert computation.cancelled == 1
+    assert len(flights) == 0
+    computation.finish.set()
+    assert await flights.join("key", computation) == 2
+
+
+async def test_an_error_reaches_everybody_and_is_not_kept() -> None:
+    flights: SingleFlight[int] = SingleFlight()
+    computation = Computation()
+    computation.error = ValueError("no")
+    computation.finish.set()
+    results = await asyncio.gather(*(flights.join("key", computation) for _ in range(3)), return_exceptions=True)
+    assert [str(result) for result in results] == ["no"] * 3
+    computation.error = None
+    assert await flights.join("key", computation) == 2

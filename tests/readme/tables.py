@@ -33,12 +33,12 @@ def _own_fields(kind: type[settings.CommonSettings]) -> list[str]:
 
 
 def _default(value: object) -> str:
+    if value is None or value in ("", frozenset()):
+        return "unset"
     if isinstance(value, Path):
         text = value.as_posix()
     elif isinstance(value, bool):
         text = str(value).lower()
-    elif value is None or value == "":
-        return "unset"
     else:
         text = str(int(value)) if isinstance(value, int) else str(value)
     return f"`{text}`"
@@ -75,11 +75,11 @@ TABLES: Final = {"settings": settings_table, "errors": errors_table}
 def filled(text: str) -> str:
     """Returns README's text with every table between its marks made anew."""
     for name, table in TABLES.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         place = pattern.search(text)
         assert place, f"README has no place for {name}"
         start, end = place.regs[1:]
-        text = text[: start[1]] + table() + text[end[0] :]
+        text = text[: start[1]] + table() + "\n" + text[end[0] :]
     return text
 
 

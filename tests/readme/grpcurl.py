@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 
 import grpc
 from google.protobuf import json_format
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
@@ -35,7 +37,7 @@ def main() -> None:
         method = DescriptorPool(database).FindServiceByName(service).methods_by_name[name]
         text = sys.stdin.read() if arguments.data == "@" else arguments.data
         request = json_format.Parse(text, GetMessageClass(method.input_type)())
-        call = channel.unary_unary(
+        call: Callable[..., Message] = channel.unary_unary(
             f"/{service}/{name}",
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=GetMessageClass(method.output_type).FromString,

@@ -9,12 +9,11 @@ import re
 from pathlib import Path
 from typing import Final
 
-from services.scorer.settings import ScorerSettings
-
 from services.core import errors, settings
 from services.critic.settings import CriticSettings
 from services.embedder.settings import EmbedderSettings
 from services.gateway.settings import GatewaySettings
+from services.scorer.settings import ScorerSettings
 
 README: Final = Path(__file__).resolve().parents[2] / "README.md"
 SHARED: Final = (settings.CommonSettings, settings.ServiceSettings, settings.ModelSettings)

@@ -15,6 +15,7 @@ from services.cli.show import (
     show_footer,
     show_references,
     show_scores,
+    show_summary,
 )
 
 
@@ -24,7 +25,7 @@ class LiveAnswer:
     def __init__(self, console: Console, advisor: str) -> None:
         self._console = console
         self._advisor = advisor
-        self._writing = False
+        self._writing = self._begun = False
         self._waiting: list[Callable[[], None]] = []
 
     def __call__(self, event: gateway_pb2.StreamAnalyzeResponse) -> None:
@@ -32,11 +33,13 @@ class LiveAnswer:
         kind = event.WhichOneof("event")
         if kind == "critique_started":
             show_critique_heading(self._console, event.critique_started.authorship)
-            self._console.print(" ", end="")
-            self._writing = True
+            self._writing, self._begun = True, False
         elif kind == "critique_delta":
-            self._console.file.write(plain(event.critique_delta.text))
+            # Models like to begin with a space or an empty line.
+            text = plain(event.critique_delta.text)
+            self._console.file.write(text if self._begun else text.lstrip())
             self._console.file.flush()
+            self._begun = self._begun or bool(text.strip())
         elif kind == "critique_completed":
             self._end_writing()
             show_completion(self._console, event.critique_completed.completion)
@@ -50,6 +53,8 @@ class LiveAnswer:
             self._when_free(lambda: show_failure(self._console, event.failure))
         elif kind == "completed":
             self._end_writing()
+            if event.completed.summary:
+                show_summary(self._console, event.completed)
             show_footer(self._console, event.completed)
 
     def close(self) -> None:

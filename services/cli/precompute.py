@@ -77,13 +77,9 @@ def precompute_folders(settings: CommonSettings, folders: Sequence[Path], adviso
         for notice in advisor.notices:
             err().print(plain(notice), style="yellow", markup=False, soft_wrap=True)
         for service in STORED:
-            console.print(
-                Text.assemble(
-                    (service.name, f"bold {service.colour}"), f": {len(advisor.photographs)} photographs of "
-                ),
-                Text(plain(advisor.name), style="bold"),
-                soft_wrap=True,
-            )
+            subject = (service.name, f"bold {service.colour}")
+            what = f": {len(advisor.photographs)} photographs of {plain(advisor.name)}"
+            console.print(Text.assemble(subject, what), soft_wrap=True)
             code = run_precompute(settings, service, folder, advisor.id)
             if code == INTERRUPTED:
                 return code

@@ -14,12 +14,12 @@ from mondrian.scorer.v1 import scorer_pb2
 
 from services.cli.wording import dimension_name
 
-RADIUS: Final = 150.0
+RADIUS: Final = 160.0
 """The length of an axis, in the units of the drawing."""
-CENTRE_X: Final = 260.0
-CENTRE_Y: Final = 208.0
-WIDTH: Final = 520
-HEIGHT: Final = 416
+CENTRE_X: Final = 270.0
+CENTRE_Y: Final = 204.0
+WIDTH: Final = 540
+HEIGHT: Final = 418
 RINGS: Final = (2, 4, 6, 8, 10)
 LABEL_GAP: Final = 20.0
 # Below this |cosine| a label stands above or below its axis and is centred.
@@ -50,6 +50,9 @@ class Label:
 class Radar:
     """What the drawing consists of; paths are values of an SVG path's `d`."""
 
+    centre: Spot
+    """Where the axes begin."""
+
     rings: tuple[str, ...]
     """Octagons at 2, 4, 6, 8 and 10 points."""
     rims: tuple[Spot, ...]
@@ -78,6 +81,7 @@ def radar(scores: scorer_pb2.ScoreResponse) -> Radar:
             outer = _closed([reference.quantiles[-1] for reference in references])
             band = f"{outer} {_closed([reference.quantiles[0] for reference in references])}"
     return Radar(
+        centre=Spot(CENTRE_X, CENTRE_Y),
         rings=tuple(_closed([ring] * count) for ring in RINGS),
         rims=tuple(_spot(10, place, count) for place in range(count)),
         labels=tuple(_label(score, place, count) for place, score in enumerate(dimensions)),

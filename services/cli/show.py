@@ -49,7 +49,7 @@ def show_title(console: Console, photograph: str, advisor: str, mode: str) -> No
 def show_answer(console: Console, response: gateway_pb2.AnalyzeResponse, advisor: str) -> None:
     """Prints a whole answer."""
     if response.summary:
-        console.print(Padding(Text(plain(response.summary), style="bold"), (0, 1)))
+        show_summary(console, response)
     if response.HasField("references"):
         show_references(console, response.references)
     if response.HasField("scores"):
@@ -61,6 +61,11 @@ def show_answer(console: Console, response: gateway_pb2.AnalyzeResponse, advisor
     for failure in response.failures:
         show_failure(console, failure)
     show_footer(console, response)
+
+
+def show_summary(console: Console, response: gateway_pb2.AnalyzeResponse) -> None:
+    """Prints the sentences that sum an answer up."""
+    console.print(Padding(Text(plain(response.summary), style="bold"), (1, 1, 0, 1)))
 
 
 def show_references(console: Console, found: embedder_pb2.SearchReferencesResponse) -> None:
@@ -92,7 +97,8 @@ def show_scores(console: Console, scores: scorer_pb2.ScoreResponse, advisor: str
     for column in columns:
         heading = plain(advisor) if column == "Mean" and len(advisor) <= 12 else column
         justify: Literal["left", "right"] = "right" if column in NUMBERS else "left"
-        table.add_column(heading, justify=justify, no_wrap=True, overflow="ellipsis")
+        # Only the titles give way where the terminal is narrow; a number is never cut.
+        table.add_column(heading, justify=justify, no_wrap=column != "Best reference", overflow="ellipsis")
     for score in scores.dimensions:
         table.add_row(*_score_row(score, columns))
     console.print(Padding(table, (0, 1, 1, 1)))
@@ -167,7 +173,9 @@ def _score_row(score: scorer_pb2.DimensionScore, columns: tuple[str, ...]) -> li
             "Mean": Text(f"{comparison.reference.mean:.1f} ± {comparison.reference.stddev:.1f}", style="dim"),
             "Gap": Text(signed(comparison.gap_points), style=style),
             "Percentile": Text(ordinal(comparison.percentile), style="dim"),
-            "Best reference": Text(plain(f"{best.score:.1f}  {best.title}"), style="dim"),
+            "Best reference": Text(
+                plain(f"{best.score:.1f}  {best.title}"), style="dim", no_wrap=True, overflow="ellipsis"
+            ),
         }
     return [cells.get(column, Text()) for column in columns]
 

@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Final, NoReturn, Protocol
+from typing import Final, NoReturn, Protocol, runtime_checkable
 
 import grpc
 import grpc.aio
@@ -55,6 +55,14 @@ class Component(Protocol):
 
     async def stop(self) -> None:
         """Gives everything back; no call is in flight any more."""
+
+
+@runtime_checkable
+class Drains(Protocol):
+    """A component with calls that would outlast the drain, such as streams that end when their client likes."""
+
+    def drain(self) -> None:
+        """Lets those calls end soon, and well: nothing new is begun, what was begun is finished."""
 
 
 class RunningServer:
@@ -138,6 +146,8 @@ class RunningServer:
                 await self._heartbeat
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self.settings.lame_duck_s)
+        if isinstance(self.component, Drains):
+            self.component.drain()
         await self._server.stop(self.settings.drain_s)
         await self.component.stop()
 

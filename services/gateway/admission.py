@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from services.core.errors import Overloaded
+from services.core.metrics import REFUSED
 
 
 class Admission:
@@ -29,6 +30,7 @@ class Admission:
             Overloaded: all permits are taken; RetryInfo says when to try again.
         """
         if self._taken >= self._permits:
+            REFUSED.labels("gateway").inc()
             raise Overloaded(
                 f"The gateway is answering {self._permits} requests, as many as it may; try again in a moment.",
                 retry_after_s=self._retry_after_s,

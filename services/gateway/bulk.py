@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from mondrian.gateway.v1 import gateway_pb2
 from mondrian.types.v1 import types_pb2
 
-from services.core.errors import InvalidArgument, MondrianError, internal_status, reason_of, status_of
+from services.core.errors import Draining, InvalidArgument, MondrianError, internal_status, reason_of, status_of
 from services.gateway.modes import MAX_KEY_CHARS
 
 log = logging.getLogger("mondrian.gateway")
@@ -19,10 +19,11 @@ Analyze = Callable[[gateway_pb2.AnalyzeRequest], Awaitable[gateway_pb2.AnalyzeRe
 
 
 class Bulk:
-    """Answers a stream of requests by `analyze`, at most `in_flight` at once."""
+    """Answers a stream of requests by `analyze`, at most `in_flight` at once, until `leaving` is set."""
 
-    def __init__(self, analyze: Analyze, in_flight: int) -> None:
+    def __init__(self, analyze: Analyze, in_flight: int, leaving: asyncio.Event) -> None:
         self._analyze = analyze
+        self._leaving = leaving
         # A place is held from before a request is read until its result is written: neither a client that only
         # sends nor one that does not read can fill the gateway's memory.
         self._places = asyncio.Semaphore(in_flight)
@@ -31,13 +32,21 @@ class Bulk:
     async def results(
         self, requests: AsyncIterator[gateway_pb2.AnalyzeBatchRequest]
     ) -> AsyncGenerator[gateway_pb2.AnalyzeBatchResponse, None]:
-        """Yields one result a request, in the order in which they are ready."""
+        """Yields one result a request, in the order in which they are ready.
+
+        Raises:
+            Draining: the process is leaving; every request that was read has its result.
+        """
         reading = asyncio.create_task(self._read(requests))
         try:
             while (result := await self._ready.get()) is not None:
                 yield result
                 self._places.release()
             await reading
+            if self._leaving.is_set():
+                raise Draining(
+                    "The gateway is leaving: the results so far stand; send the other photographs again in a new call."
+                )
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
@@ -47,11 +56,30 @@ class Bulk:
             # Leaving the group early, by a cancelled call or a broken stream, cancels what is in flight.
             async with asyncio.TaskGroup() as group:
                 await self._places.acquire()
-                async for request in requests:
+                async for request in self._until_leaving(requests):
                     group.create_task(self._item(request))
                     await self._places.acquire()
         finally:
             self._ready.put_nowait(None)
+
+    async def _until_leaving(
+        self, requests: AsyncIterator[gateway_pb2.AnalyzeBatchRequest]
+    ) -> AsyncGenerator[gateway_pb2.AnalyzeBatchRequest, None]:
+        # A batch may go on for hours; a process that is to end cannot wait for its client to have no more.
+        leaving = asyncio.ensure_future(self._leaving.wait())
+        try:
+            while True:
+                reading = asyncio.ensure_future(anext(requests, None))
+                await asyncio.wait((reading, leaving), return_when=asyncio.FIRST_COMPLETED)
+                if not reading.done():
+                    reading.cancel()
+                    return
+                request = reading.result()
+                if request is None:
+                    return
+                yield request
+        finally:
+            leaving.cancel()
 
     async def _item(self, request: gateway_pb2.AnalyzeBatchRequest) -> None:
         self._ready.put_nowait(await self._result(request))

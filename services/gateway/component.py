@@ -30,6 +30,7 @@ class Gateway:
         self._settings = settings
         self._backends: Backends | None = None
         self._directory: Directory | None = None
+        self._servicer: GatewayServicer | None = None
 
     def register(self, server: grpc.aio.Server) -> None:
         """Opens the channels, which needs the running event loop, and adds the servicer."""
@@ -40,8 +41,8 @@ class Gateway:
             ScorerClient(settings.scorer, settings.connect_s),
         )
         self._directory = Directory(self._backends.embedder, self._backends.critic)
-        servicer = GatewayServicer(self._backends, self._directory, settings)
-        gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server)
+        self._servicer = GatewayServicer(self._backends, self._directory, settings)
+        gateway_pb2_grpc.add_GatewayServiceServicer_to_server(self._servicer, server)
 
     async def start(self) -> None:
         """Waits for the backends, for start_gate_s at most, so that the first calls do not fail for being early."""
@@ -64,6 +65,11 @@ class Gateway:
     def healthy(self) -> bool:
         """Whether requests can be accepted: always, since parts that fail are answered for."""
         return True
+
+    def drain(self) -> None:
+        """Lets batches end, which would go on for as long as their clients send."""
+        if self._servicer is not None:
+            self._servicer.drain()
 
     async def stop(self) -> None:
         """Closes the channels."""

@@ -15,10 +15,11 @@ from mondrian.embedder.v1 import embedder_pb2
 from mondrian.gateway.v1 import gateway_pb2
 from mondrian.scorer.v1 import scorer_pb2
 
-from services.core.errors import EngineStopped, MondrianError, QueuedTooLong, status_of
+from services.core.errors import EngineStopped, MondrianError, QueuedTooLong, code_of, status_of
 from services.gateway import summary
-from services.gateway.clients import CriticClient, EmbedderClient, Metadata, ScorerClient, retry_after_s
+from services.gateway.clients import NAMES, CriticClient, EmbedderClient, Metadata, ScorerClient, retry_after_s
 from services.gateway.directory import Directory, advisor_not_found
+from services.gateway.metrics import MODE_SECONDS, PART_SECONDS
 from services.gateway.modes import CRITIQUE, PARTS, READING_ORDER, REFERENCES, SCORES, Part
 
 Reply = embedder_pb2.SearchReferencesResponse | critic_pb2.CritiqueResponse | scorer_pb2.ScoreResponse
@@ -95,6 +96,19 @@ class Analysis:
         """
         self._began = time.monotonic()
         self._until = self._began + self.seconds - margin_s(self.seconds)
+        outcome = "cancelled"
+        try:
+            response = await self._answer()
+            outcome = "partial" if response.failures else "whole"
+            return response
+        except MondrianError:
+            outcome = "failed"
+            raise
+        finally:
+            mode = gateway_pb2.Mode.Name(self.request.mode).removeprefix("MODE_").lower()
+            MODE_SECONDS.labels(mode, outcome).observe(time.monotonic() - self._began)
+
+    async def _answer(self) -> gateway_pb2.AnalyzeResponse:
         self._photograph = self.request.image.SerializeToString()
         naming = asyncio.create_task(self.directory.name(self.request.advisor))
         try:
@@ -134,7 +148,9 @@ class Analysis:
             reply = await self._ask(part, until)
         except MondrianError as error:
             failure = error
-        return Outcome((time.monotonic() - self._began) * 1e3, reply, failure)
+        seconds = time.monotonic() - self._began
+        PART_SECONDS.labels(NAMES[part], code_of(failure).name if failure else "OK").observe(seconds)
+        return Outcome(seconds * 1e3, reply, failure)
 
     async def _ask(self, part: Part, until: float) -> Reply:
         calls: Mapping[Part, Callable[[float], Awaitable[Reply]]] = {

@@ -33,6 +33,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self._directory = directory
         self._settings = settings
         self._admission = Admission(settings.max_in_flight)
+        self._leaving = asyncio.Event()
         self._bulk_permits = asyncio.Semaphore(settings.max_batch_in_flight)
 
     async def Analyze(self, request: gateway_pb2.AnalyzeRequest, context: Context) -> gateway_pb2.AnalyzeResponse:
@@ -62,7 +63,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             async with self._bulk_permits:
                 return await self._analysis(request, context, patient=True).answer()
 
-        results = Bulk(analyze, self._settings.batch_in_flight).results(request_iterator)
+        results = Bulk(analyze, self._settings.batch_in_flight, self._leaving).results(request_iterator)
         async with contextlib.aclosing(results):
             async for result in results:
                 yield result
@@ -73,6 +74,10 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         """Returns one page of the advisors with what each service knows of them."""
         seconds = self._seconds(context, self._settings.clip_deadline_s)
         return await list_advisors(self._backends, request, seconds, _metadata(context))
+
+    def drain(self) -> None:
+        """Lets batches end once what they have read is answered."""
+        self._leaving.set()
 
     def _analysis(
         self,

@@ -13,6 +13,7 @@ from grpc_status import rpc_status
 from mondrian.critic.v1 import critic_pb2
 from mondrian.gateway.v1 import gateway_pb2
 from mondrian.types.v1 import types_pb2
+from prometheus_client import REGISTRY
 
 from services.core.errors import (
     AdvisorNotFound,
@@ -145,3 +146,25 @@ class TestUnknownAdvisors:
         over_fakes.scorer.failure = AdvisorNotFound("There is no profile of 'anselm'.")
         answer = await over_fakes.stub.Analyze(analyze_request(advisor="anselm"), timeout=SOON)
         assert [failure.status.reason for failure in answer.failures] == ["NO_RELEASE", "ADVISOR_NOT_FOUND"]
+
+
+class TestMetrics:
+    async def test_modes_and_parts_are_timed_by_what_became_of_them(self, over_fakes: System) -> None:
+        def count(name: str, **labels: str) -> float:
+            return REGISTRY.get_sample_value(f"mondrian_gateway_{name}_seconds_count", labels) or 0.0
+
+        def counts() -> list[float]:
+            return [
+                count("mode", mode="combined", outcome="whole"),
+                count("mode", mode="combined", outcome="partial"),
+                count("mode", mode="dimensional", outcome="failed"),
+                count("part", part="embedder", code="OK"),
+                count("part", part="scorer", code="RESOURCE_EXHAUSTED"),
+            ]
+
+        before = counts()
+        await over_fakes.stub.Analyze(analyze_request(), timeout=SOON)
+        over_fakes.scorer.failure = DeviceMemory("The device is full.")
+        await over_fakes.stub.Analyze(analyze_request(), timeout=SOON)
+        await refused(over_fakes.stub.Analyze(analyze_request(DIMENSIONAL), timeout=SOON))
+        assert [now - then for now, then in zip(counts(), before, strict=True)] == [1, 1, 1, 2, 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 
 from services.core.channels import channel_options
+from services.core.errors import reason_of, rpc_status_of
 from tests.fakes.system import analyze_request
 from tests.integration.gateway.calls import COMBINED, CRITIQUE, LORA, SOON
 from tests.processes import ServiceProcess, child_environment, fake_process, service_process
@@ -70,6 +72,23 @@ def test_sigterm_lets_the_calls_in_flight_finish_and_ends_with_0(tmp_path: Path)
         assert rest[-1] == "completed"
         assert ending.result() == 0
         assert "Traceback" not in running["gateway"].tail(200)
+
+
+def test_sigterm_ends_a_batch_whose_client_would_send_for_ever(tmp_path: Path) -> None:
+    with (
+        processes(tmp_path) as running,
+        grpc.insecure_channel(running["gateway"].address, channel_options()) as channel,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        more: queue.Queue[gateway_pb2.AnalyzeBatchRequest] = queue.Queue()
+        more.put(gateway_pb2.AnalyzeBatchRequest(key="one", request=analyze_request(COMBINED)))
+        results = gateway_pb2_grpc.GatewayServiceStub(channel).AnalyzeBatch(iter(more.get, None), timeout=SOON)
+        assert next(results).key == "one"
+        assert pool.submit(running["gateway"].terminate, SOON).result() == 0
+        with pytest.raises(grpc.RpcError) as caught:
+            next(results)
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert reason_of(rpc_status_of(caught.value)) == "DRAINING"
 
 
 def test_sigterm_while_waiting_for_backends_ends_with_0(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mondrian.gateway.v1 import gateway_pb2
 
-from services.core.errors import InvalidArgument, Overloaded
+from services.core.errors import Draining, InvalidArgument, Overloaded
 from services.gateway.admission import Admission
 from services.gateway.bulk import Bulk
 from services.gateway.fanout import Emit, margin_s
@@ -68,7 +68,7 @@ def test_every_request_of_a_batch_gets_exactly_its_own_result(fates: list[str], 
             yield gateway_pb2.AnalyzeBatchRequest(key=str(number), request=request)
 
     async def run() -> list[gateway_pb2.AnalyzeBatchResponse]:
-        return [result async for result in Bulk(analyze, in_flight).results(requests())]
+        return [result async for result in Bulk(analyze, in_flight, asyncio.Event()).results(requests())]
 
     results = {result.key: result for result in asyncio.run(run())}
     assert sorted(results, key=int) == [str(number) for number in range(len(fates))]
@@ -93,7 +93,7 @@ async def test_a_batch_whose_reader_does_not_read_stops_reading_too() -> None:
             taken += 1
             yield gateway_pb2.AnalyzeBatchRequest(key=str(taken))
 
-    results = Bulk(analyze, 3).results(requests())
+    results = Bulk(analyze, 3, asyncio.Event()).results(requests())
     await anext(results)
     for _ in range(100):
         await asyncio.sleep(0)
@@ -122,10 +122,33 @@ async def test_a_batch_that_breaks_off_cancels_what_is_in_flight() -> None:
         yield gateway_pb2.AnalyzeBatchRequest(key="quick", request=gateway_pb2.AnalyzeRequest(advisor="quick"))
         await asyncio.Event().wait()
 
-    results = Bulk(analyze, 3).results(requests())
+    results = Bulk(analyze, 3, asyncio.Event()).results(requests())
     assert (await anext(results)).key == "quick"
     await results.aclose()
     assert cancelled.is_set()
+
+
+async def test_a_batch_ends_well_when_the_process_leaves() -> None:
+    leaving, gate, reading_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def analyze(request: gateway_pb2.AnalyzeRequest) -> gateway_pb2.AnalyzeResponse:
+        await gate.wait()
+        return gateway_pb2.AnalyzeResponse()
+
+    async def requests() -> AsyncIterator[gateway_pb2.AnalyzeBatchRequest]:
+        yield gateway_pb2.AnalyzeBatchRequest(key="begun")
+        reading_on.set()
+        await asyncio.Event().wait()
+
+    results = Bulk(analyze, 3, leaving).results(requests())
+    first = asyncio.ensure_future(anext(results))
+    await reading_on.wait()
+    leaving.set()
+    gate.set()
+    # What was read is answered; the call does not wait for more.
+    assert (await first).key == "begun"
+    with pytest.raises(Draining):
+        await anext(results)
 
 
 async def test_a_slow_reader_of_a_stream_holds_the_writer_back_and_one_who_leaves_stops_it() -> None:

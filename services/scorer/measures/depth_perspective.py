@@ -28,7 +28,6 @@ UNITS = {
     "layering": "",
     "focus_spread": "stops of detail",
     "convergence": "",
-    "sky": "",
 }
 
 

@@ -1,0 +1,138 @@
+"""Scoring under load: known photographs at once, the others decoded in threads and measured in batches."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from PIL import Image
+
+from services.core.batching import Batcher
+from services.core.devices import device_memory_guard
+from services.core.errors import Overloaded, QueuedTooLong
+from services.core.images import ImageLimits, sha256
+from services.core.metrics import REFUSED
+from services.scorer import photographs
+from services.scorer.scoring import Picture, Scorer, Scores
+
+# Hashing less than this takes the event loop less time than handing it to a thread does.
+_HASHED_INLINE = 512 * 1024
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores and what they took; the durations are 0 for what was known."""
+
+    photograph_id: str
+    """The lower-case hex sha256 of the bytes."""
+    scores: Scores
+    decode_s: float = 0.0
+    """Seconds of decoding and resizing."""
+    queue_s: float = 0.0
+    """Seconds in the queue of the measures."""
+    compute_s: float = 0.0
+    """Seconds in the measures, the whole batch's."""
+
+
+class ScoringEngine:
+    """Runs a scorer for many callers. Its coroutines belong to one event loop.
+
+    At most `max_queue` + `max_batch` photographs are decoded, wait and are measured at once; one more is refused.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        *,
+        max_batch: int,
+        max_queue: int,
+        decode_threads: int,
+        cache_entries: int,
+        limits: ImageLimits,
+    ) -> None:
+        self.scorer = scorer
+        self._limits = limits
+        self._permits = max_queue + max_batch
+        self._under_way = 0
+        # Pictures of unequal shape cannot be stacked, so the shape is what may share a batch.
+        self._batcher: Batcher[Picture, Scores] = Batcher(
+            self._run, name="scorer", max_batch=max_batch, max_queue=self._permits, key=lambda picture: picture.shape
+        )
+        self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        self._memory: OrderedDict[str, Scores] = OrderedDict()
+        self._cache_entries = cache_entries
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread of the measures runs."""
+        return self._batcher.alive
+
+    async def score(self, content: bytes, *, deadline: float | None, known: Callable[[str], Scores | None]) -> Scored:
+        """Returns the scores of an encoded photograph.
+
+        `known` returns the scores of a photograph by its sha256 where a release has it. `deadline` is in seconds of
+        time.monotonic().
+
+        Raises:
+            InvalidImage: it is not a photograph within the limits.
+            Overloaded: no permit is free.
+            QueuedTooLong: the deadline would pass before its turn.
+            DeviceMemory: the batch does not fit into the device's memory.
+        """
+        identity = sha256(content) if len(content) < _HASHED_INLINE else await asyncio.to_thread(sha256, content)
+        scores = self._remembered(identity) or known(identity)
+        if scores is not None:
+            return Scored(identity, scores)
+        wait = self._batcher.estimated_wait_s()
+        if self._under_way >= self._permits:
+            REFUSED.labels("scorer").inc()
+            raise Overloaded(
+                f"{self._permits} requests wait already; try again in {max(wait, 0.1):.1f} s.",
+                retry_after_s=max(wait, 0.1),
+            )
+        if deadline is not None and time.monotonic() + wait >= deadline:
+            raise QueuedTooLong(
+                f"The deadline is nearer than the wait of {wait:.2f} s: allow more time or try again later."
+            )
+        self._under_way += 1
+        try:
+            picture, decode_s = await asyncio.get_running_loop().run_in_executor(self._pool, self._prepare, content)
+            scores, admission = await self._batcher.submit_measured(picture, deadline=deadline)
+        finally:
+            self._under_way -= 1
+        self._remember(identity, scores)
+        return Scored(identity, scores, decode_s, admission.queue_s, admission.compute_s)
+
+    async def warm_up(self) -> None:
+        """Scores one drawn picture, so that the first caller does not pay for what torch prepares."""
+        await self._batcher.submit(Picture.of(Image.linear_gradient("L").convert("RGB")))
+
+    async def close(self) -> None:
+        """Answers what waits, then ends the threads."""
+        await self._batcher.close()
+        await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
+
+    def _prepare(self, content: bytes) -> tuple[Picture, float]:
+        started = time.perf_counter()
+        return photographs.picture(content, self._limits), time.perf_counter() - started
+
+    def _run(self, pictures: list[Picture]) -> list[Scores]:
+        """Runs on the batcher's thread; all pictures are of one shape."""
+        with device_memory_guard():
+            return self.scorer.score(pictures)
+
+    def _remembered(self, identity: str) -> Scores | None:
+        scores = self._memory.get(identity)
+        if scores is not None:
+            self._memory.move_to_end(identity)
+        return scores
+
+    def _remember(self, identity: str, scores: Scores) -> None:
+        self._memory[identity] = scores
+        self._memory.move_to_end(identity)
+        while len(self._memory) > self._cache_entries:
+            self._memory.popitem(last=False)

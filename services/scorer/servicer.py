@@ -1,0 +1,63 @@
+"""ScorerService: every rpc converts, calls and converts."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol
+
+import grpc.aio
+from mondrian.scorer.v1 import scorer_pb2, scorer_pb2_grpc
+
+from services.core.deadlines import deadline_of
+from services.core.errors import InvalidArgument
+from services.scorer.conversions import profile_response, score_response
+from services.scorer.engine import ScoringEngine
+from services.scorer.references import Library
+from services.scorer.scoring import Scores
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Serving(Protocol):
+    """What the servicer answers from."""
+
+    def engine(self) -> ScoringEngine:
+        """Returns the engine; raises NotReady."""
+
+    def library(self) -> Library:
+        """Returns the release that is served; raises NotReady or NoRelease."""
+
+    def scores_of(self, photograph_id: str) -> Scores | None:
+        """Returns the scores of a reference."""
+
+
+class ScorerServicer(scorer_pb2_grpc.ScorerServiceServicer):
+    """Answers from what `serving` has loaded; each answer comes from one release."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+
+    async def Score(self, request: scorer_pb2.ScoreRequest, context: Context) -> scorer_pb2.ScoreResponse:
+        """Returns the eight scores of one photograph, against an advisor where one is named."""
+        started = time.perf_counter()
+        engine = self._serving.engine()
+        # Looked up first: an advisor that is not there costs no decoding.
+        library = self._serving.library() if request.advisor else None
+        advisor = library.advisor(request.advisor) if library else None
+        scored = await engine.score(request.image.content, deadline=deadline_of(context), known=self._serving.scores_of)
+        return score_response(
+            scored,
+            engine.scorer.id,
+            advisor,
+            library.release_id if library else "",
+            time.perf_counter() - started,
+        )
+
+    async def GetProfile(
+        self, request: scorer_pb2.GetProfileRequest, context: Context
+    ) -> scorer_pb2.GetProfileResponse:
+        """Returns an advisor's reference distribution."""
+        if not request.advisor:
+            raise InvalidArgument("No advisor is named: set advisor, for example to 'ansel'.", field="advisor")
+        library = self._serving.library()
+        return profile_response(library.advisor(request.advisor), library.release_id)

@@ -1,0 +1,63 @@
+"""Pictures for the scorer's tests: drawn ones, and the photographs of skimage.data, which nothing was fitted on."""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import skimage.data
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+
+PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "retina")
+COLOURFUL = ("astronaut", "chelsea", "coffee", "rocket")
+"""Everyday colour photographs among them: no telescope, no microscope."""
+
+
+@cache
+def photograph(name: str) -> Pixels:
+    """Returns a photograph of skimage.data, uint8 [H, W, 3]; do not write to it."""
+    pixels = np.asarray(getattr(skimage.data, name)())
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=-1)
+    pixels = np.ascontiguousarray(pixels[..., :3], dtype=np.uint8)
+    pixels.flags.writeable = False
+    return pixels
+
+
+def smooth(seed: int, size: tuple[int, int] = (96, 64)) -> Image.Image:
+    """Returns a smooth picture (width, height) that no other seed gives."""
+    generator = np.random.default_rng(seed)
+    coarse = Image.fromarray(generator.integers(0, 256, size=(5, 7, 3), dtype=np.uint8))
+    return coarse.resize(size, Image.Resampling.BICUBIC)
+
+
+def disc(
+    x: float, y: float, radius: float = 0.12, size: tuple[int, int] = (384, 512), grey: int = 90, light: int = 210
+) -> Pixels:
+    """Returns a light disc on a plain ground; centre in shares of width and height, radius in shares of the height."""
+    rows, columns = size
+    yy, xx = np.mgrid[:rows, :columns]
+    inside = np.hypot(xx - x * columns, yy - y * rows) < radius * rows
+    return np.repeat(np.where(inside, light, grey).astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def encoded(pixels: Pixels | Image.Image, form: str = "PNG", **options: object) -> bytes:
+    """Returns a file's bytes."""
+    buffer = io.BytesIO()
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def advisor_folder(path: Path, seeds: range) -> Path:
+    """Makes an advisor's folder with one picture a seed, named 000.png and so on, and returns it."""
+    references = path / "references"
+    references.mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        (references / f"{seed:03d}.png").write_bytes(encoded(smooth(seed)))
+    return path

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -15,12 +15,10 @@ from rich.text import Text
 from services.cli.console import FAILED, INTERRUPTED, MISCONFIGURED, err, out, plain
 from services.cli.holdings import STORED, holdings
 from services.cli.roster import BACKENDS, Service, endpoint_of, require_model
+from services.cli.samples import remember, sample_folders
 from services.core.advisors import load_advisor, require_id
 from services.core.errors import ConfigurationError
-from services.core.settings import MINI_DIR, CommonSettings
-
-SAMPLES: Final = MINI_DIR / "advisors"
-"""The sample advisors' folders."""
+from services.core.settings import CommonSettings
 
 
 def precompute(
@@ -42,22 +40,21 @@ def precompute(
         raise ConfigurationError("Name one folder with --advisor-dir DIR, or say --samples for the sample advisors.")
     if samples and advisor_id is not None:
         raise ConfigurationError("--advisor-id goes with --advisor-dir; the sample advisors have their own ids.")
-    folders = sample_folders() if samples else [advisor_dir] if advisor_dir else []
-    code = precompute_folders(CommonSettings.load(), folders, advisor_id)
+    settings = CommonSettings.load()
+    if advisor_dir is not None:
+        code = precompute_folders(settings, [advisor_dir], advisor_id)
+    else:
+        code = precompute_samples(settings)
     if code:
         raise typer.Exit(code)
 
 
-def sample_folders() -> list[Path]:
-    """Returns the sample advisors' folders by name.
-
-    Raises:
-        ConfigurationError: there are none.
-    """
-    folders = sorted(path.parent for path in SAMPLES.glob("*/advisor.yaml"))
-    if not folders:
-        raise ConfigurationError(f"There are no sample advisors in {SAMPLES}; draw them with `make mini`.")
-    return folders
+def precompute_samples(settings: CommonSettings) -> int:
+    """Pre-computes the sample advisors and returns an exit code as `precompute_folders` does."""
+    code = precompute_folders(settings, sample_folders())
+    if code == 0:
+        remember(settings)
+    return code
 
 
 def precompute_folders(settings: CommonSettings, folders: Sequence[Path], advisor_id: str | None = None) -> int:

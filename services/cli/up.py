@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from services.cli.console import INTERRUPTED, err, out, plain
+from services.cli.console import INTERRUPTED, out, plain, remark
 from services.cli.holdings import STORED, store_of
 from services.cli.logs import FileOutput, PrefixedOutput
-from services.cli.precompute import precompute_folders, sample_folders
+from services.cli.precompute import precompute_samples
 from services.cli.roster import SERVICES, Plan, plan_services
+from services.cli.samples import outdated
 from services.cli.supervisor import Supervisor
 from services.core.errors import ConfigurationError
 from services.core.settings import CommonSettings, Profile
@@ -64,23 +65,29 @@ def settings_for(profile: str | None) -> CommonSettings:
 
 
 def prepare(settings: CommonSettings) -> None:
-    """Pre-computes the sample advisors where profile mini has nothing to serve yet.
+    """Pre-computes the sample advisors where profile mini has nothing to serve, or something that no longer fits.
 
     Raises:
         ConfigurationError: that failed.
     """
-    if all(store_of(settings, service).current_id() for service in STORED):
-        return
+    empty = not all(store_of(settings, service).current_id() for service in STORED)
     if settings.profile != "mini":
-        err().print(
-            "Nothing has been pre-computed yet, so no advisor can be asked;"
-            " use `mondrian precompute --advisor-dir DIR` while the services run.",
-            style="yellow",
-            soft_wrap=True,
-        )
+        if empty:
+            remark(
+                "Nothing has been pre-computed yet, so no advisor can be asked;"
+                " use `mondrian precompute --advisor-dir DIR`, also while the services run."
+            )
         return
-    out().print("Nothing has been pre-computed yet; this begins with the sample advisors.", style="bold")
-    code = precompute_folders(settings, sample_folders())
+    if not empty and not outdated(settings):
+        return
+    out().print(
+        "Nothing has been pre-computed yet; this begins with the sample advisors."
+        if empty
+        else "The sample advisors were pre-computed by other models or measures; this does it again.",
+        style="bold",
+        soft_wrap=True,
+    )
+    code = precompute_samples(settings)
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code:

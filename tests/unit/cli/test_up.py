@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from services.cli import samples
 from services.cli import up as command
 from services.cli.__main__ import app
 from services.cli.checks import Verdict, model, packages, port, python_version
@@ -109,21 +110,46 @@ def test_an_unknown_profile_is_one_sentence() -> None:
         assert "'medium'" in result.stderr
 
 
-def test_profile_mini_begins_with_the_sample_advisors(
-    settings: CommonSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[list[Path]] = []
+def samples_asked_for(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Puts a note in the place of the sample advisors' precompute; returns the profiles that it was asked for."""
+    asked: list[str] = []
 
-    def precompute_folders(given: CommonSettings, folders: list[Path]) -> int:
-        asked.append(folders)
+    def precompute_samples(settings: CommonSettings) -> int:
+        asked.append(settings.profile)
         return 0
 
-    monkeypatch.setattr(command, "precompute_folders", precompute_folders)
-    monkeypatch.setattr(command, "sample_folders", lambda: [tmp_path])
-    command.prepare(settings)
-    assert asked == [[tmp_path]]
+    monkeypatch.setattr(command, "precompute_samples", precompute_samples)
+    return asked
+
+
+def test_profile_mini_begins_with_the_sample_advisors(
+    settings: CommonSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = samples_asked_for(monkeypatch)
     command.prepare(settings.model_copy(update={"profile": "full"}))
-    assert len(asked) == 1
+    assert asked == []
+    command.prepare(settings)
+    assert asked == ["mini"]
+
+
+def test_samples_are_made_again_when_what_they_follow_from_has_changed(
+    settings: CommonSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photographs = tmp_path / "advisors" / "ansel" / "references"
+    photographs.mkdir(parents=True)
+    monkeypatch.setattr(samples, "SAMPLES", tmp_path / "advisors")
+    settings.data_dir.mkdir()
+    assert not samples.outdated(settings), "never made, so never outdated"
+    samples.remember(settings)
+    assert not samples.outdated(settings)
+    (photographs / "new.jpg").write_bytes(b"x")
+    assert samples.outdated(settings)
+    asked = samples_asked_for(monkeypatch)
+    monkeypatch.setattr(command, "store_of", lambda *_: type("Store", (), {"current_id": lambda self: "a" * 64})())
+    command.prepare(settings)
+    samples.remember(settings)
+    command.prepare(settings)
+    assert asked == ["mini"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])

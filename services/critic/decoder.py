@@ -108,7 +108,7 @@ class SlotDecoder:
             self.pool.values[layer][slots, :, :width] = v
             return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
-        hidden = self._run(x, positions.to(self._device), attend, self.lora.route(adapters), places, deepstack)
+        hidden = self._run(x, positions.to(self._device), attend, self.lora.route(adapters, width), places, deepstack)
         last = torch.tensor([len(prompt.token_ids) - 1 for prompt in prompts], device=self._device)
         return self._logits(hidden[torch.arange(rows, device=self._device), last])
 
@@ -138,7 +138,7 @@ class SlotDecoder:
             )
             return out.reshape(rows, self._heads, 1, self._head_dim)
 
-        hidden = self._run(x, numbers[2].expand(3, -1)[..., None], attend, self.lora.route(adapters), None, [])
+        hidden = self._run(x, numbers[2].expand(3, -1)[..., None], attend, self.lora.route(adapters, 1), None, [])
         return self._logits(hidden[:, 0])
 
     def _run(

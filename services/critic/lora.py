@@ -116,9 +116,9 @@ class StackedLora:
             b.append(stacked.flatten(1))
         return _Stack(a, b)
 
-    def route(self, slots: Sequence[int | None]) -> torch.Tensor | None:
-        """Return the block mask [rows, 1, 1, all ranks] for rows that use the adapters in `slots` (None: the base
-        model); None when no row uses any."""
+    def route(self, slots: Sequence[int | None], tokens: int) -> torch.Tensor | None:
+        """Return the block mask [rows * tokens, 1, all ranks] for rows that use the adapters in `slots` (None: the
+        base model), `tokens` each; None when no row uses any."""
         if all(slot is None for slot in slots):
             return None
         mask = torch.zeros(len(slots), len(self._slots), self._rank)
@@ -127,21 +127,22 @@ class StackedLora:
                 adapter = self._slots[slot]
                 assert adapter is not None, "a row uses a slot that was freed"
                 mask[row, slot] = adapter.scaling
-        return mask.flatten(1)[:, None, None].to(self._device, self._dtype)
+        return mask.flatten(1).repeat_interleave(tokens, 0)[:, None].to(self._device, self._dtype)
 
     def add(self, out: torch.Tensor, x: torch.Tensor, layer: int, group: str, route: torch.Tensor | None) -> None:
         """Add the adapters' part to `out` in place.
 
-        `x`: [rows, tokens, inputs]; `out`: [rows, tokens, outputs of the whole group].
+        `x`: [rows, tokens, inputs]; `out`: [rows, tokens, outputs of the whole group], contiguous.
         """
         stack = self._stacks.get((layer, group))
         if route is None or stack is None:
             return
         members = len(stack.b)
-        hidden = functional.linear(x, stack.a.flatten(0, 2))
-        hidden = hidden.unflatten(-1, (members, -1)) * route
-        start = 0
+        hidden = functional.linear(x.flatten(0, 1), stack.a.flatten(0, 2)).unflatten(-1, (members, -1))
+        hidden *= route
+        flat, start = out.view(-1, out.shape[-1]), 0
         for member, (b, width) in enumerate(zip(stack.b, self._widths[group], strict=True)):
             if b is not None:
-                out[..., start : start + width] += functional.linear(hidden[..., member, :], b)
+                # One product straight into the output's own columns: no intermediate, no addition of its own.
+                flat[:, start : start + width].addmm_(hidden[:, member], b.t())
             start += width

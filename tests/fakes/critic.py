@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from services.core import torchvision_shim
 from services.critic.adapter_format import Base
+from services.critic.model import VisionLanguageModel
 
 torchvision_shim.install()
 
@@ -50,6 +52,14 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
+
+
+def tiny_image_processor() -> Qwen2VLImageProcessorPil:
+    """Return Qwen's image processor for patches of 8 pixels and at most 64 image tokens."""
+    return Qwen2VLImageProcessorPil(
+        size={"shortest_edge": 16 * 16 * 4, "longest_edge": 16 * 16 * 64},
+        patch_size=8, temporal_patch_size=2, merge_size=2, image_mean=[0.5] * 3, image_std=[0.5] * 3,
+    )  # fmt: skip
 
 
 def tiny_config(tokenizer: PreTrainedTokenizerFast, *, hidden: int = 64, layers: int = 3) -> Qwen3VLConfig:
@@ -100,11 +110,42 @@ def tiny_model_folder(
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder, max_shard_size=max_shard_size, safe_serialization=True)
     tokenizer.save_pretrained(folder)
-    Qwen2VLImageProcessorPil(
-        size={"shortest_edge": 16 * 16 * 4, "longest_edge": 16 * 16 * 64},
-        patch_size=8, temporal_patch_size=2, merge_size=2, image_mean=[0.5] * 3, image_std=[0.5] * 3,
-    ).save_pretrained(folder)  # fmt: skip
+    tiny_image_processor().save_pretrained(folder)
     return folder
+
+
+SIZES = {
+    # hidden, MLP, layers, heads, key heads, head size, vocabulary, tower's hidden, tower's depth
+    "tiny": (192, 384, 4, 4, 2, 48, 1024, 128, 3),
+    "mid": (1024, 3072, 20, 16, 8, 128, 32_000, 768, 8),
+}
+
+
+def random_model(size: str) -> VisionLanguageModel:
+    """Return a random Qwen3-VL of 3 M ("tiny", float32) or about 400 M parameters ("mid", bfloat16) that never ends.
+
+    It is built in memory; the vocabulary beyond the tokenizer's bytes gives no text.
+    """
+    hidden, mlp, layers, heads, key_heads, head, vocabulary, tower, depth = SIZES[size]
+    tokenizer = tiny_tokenizer()
+    config: Any = tiny_config(tokenizer, hidden=hidden, layers=layers)
+    text, vision = config.text_config, config.vision_config
+    text.intermediate_size, text.num_attention_heads, text.num_key_value_heads = mlp, heads, key_heads
+    text.head_dim, text.vocab_size = head, vocabulary
+    third = head // 6
+    sections = [head // 2 - 2 * third, third, third]
+    text.rope_parameters = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": sections}
+    vision.hidden_size, vision.intermediate_size, vision.num_heads, vision.depth = tower, 3 * tower, tower // 64, depth
+    config.vision_config.deepstack_visual_indexes = [1]
+    torch.manual_seed(0)
+    network = Qwen3VLForConditionalGeneration(config).eval().requires_grad_(False)
+    if size == "mid":
+        network.to(torch.bfloat16)
+    model = VisionLanguageModel(
+        network, tokenizer, tiny_image_processor(), name=f"random-{size}", fingerprint="0" * 64, max_image_tokens=64
+    )
+    model.end_ids = frozenset({-1})
+    return model
 
 
 def photograph(width: int = 64, height: int = 48, seed: int = 0) -> Image.Image:

@@ -140,9 +140,9 @@ def test_a_batch_of_eight_adapters_adds_the_part_of_each() -> None:
     weights = [AdapterWeights(r, 0.5 * r, {place: (normal(r, 5), normal(4, r))}) for r in range(1, 9)]
     slots = [lora.load(adapter) for adapter in weights]
     x, out = normal(9, 3, 5), torch.zeros(9, 3, 14)
-    lora.add(out, x, 0, "qkv", lora.route([*slots, None]))
+    lora.add(out, x, 0, "qkv", lora.route([*slots, None], 3))
     for row, adapter in enumerate(weights):
         a, b = adapter.matrices[place]
         torch.testing.assert_close(out[row, :, 6:10], x[row] @ a.T @ b.T * adapter.scaling)
     assert out[:, :, :6].abs().max() == out[:, :, 10:].abs().max() == out[8].abs().max() == 0
-    assert lora.route([None, None]) is None
+    assert lora.route([None, None], 1) is None

@@ -109,8 +109,12 @@ class CatalogueWriter:
         # The release is fsynced as a whole when it is published: no journal is left beside it.
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute("PRAGMA synchronous = OFF")
-        self._database.executescript(_SCHEMA)
-        self._database.execute("BEGIN")
+        try:
+            self._database.executescript(_SCHEMA)
+            self._database.execute("BEGIN")
+        except BaseException:
+            self._database.close()
+            raise
 
     def add_photographs(self, photographs: Iterable[Photograph]) -> None:
         """Adds photographs; those that are there already are left as they are."""

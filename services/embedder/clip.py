@@ -23,6 +23,7 @@ from services.core import torchvision_shim
 from services.core.devices import device_memory_guard, prepare_device
 from services.core.errors import ConfigurationError
 from services.core.images import DEFAULT_LIMITS, ImageLimits
+from services.core.settings import MINI_DIR
 from services.embedder import preprocessing
 from services.embedder.encoder import Matrix, Tokens
 from services.embedder.preprocessing import Pixels, Preprocessing
@@ -119,7 +120,8 @@ def load_encoder(settings: EmbedderSettings) -> ClipEncoder:
     model = model.eval().requires_grad_(False).to(device=device, dtype=dtype)
     prepare = Preprocessing.of(model.visual.image_size, dict(config.get("preprocess_cfg") or {}))
     space_id = _space_id(weights, model_config, prepare, dtype)
-    name = str(config.get("name") or folder.name)
+    # The embedded default says of itself that it is small.
+    name = f"mini-{folder.name}" if folder.is_relative_to(MINI_DIR) else folder.name
     encoder = ClipEncoder(
         model, _tokenizer(folder, model_config["text_cfg"]), prepare, name=name, space_id=space_id, device=device
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sqlite3
 from collections.abc import Sequence
@@ -78,17 +79,15 @@ def _same_vectors(catalogue: Catalogue | None, advisor: str, entries: Sequence[E
 
 
 def _write_catalogue(path: Path, advisors: dict[str, tuple[AdvisorRecord, list[Entry]]], source: Source) -> None:
-    writer = CatalogueWriter(path)
+    ids = sorted({one.id for _, entries in advisors.values() for one in entries})
     try:
-        ids = sorted({one.id for _, entries in advisors.values() for one in entries})
-        writer.add_photographs(source.require(one) for one in ids)
-        for advisor_id in sorted(advisors):
-            writer.add_advisor(*advisors[advisor_id])
-        writer.complete()
+        with contextlib.closing(CatalogueWriter(path)) as writer:
+            writer.add_photographs(source.require(one) for one in ids)
+            for advisor_id in sorted(advisors):
+                writer.add_advisor(*advisors[advisor_id])
+            writer.complete()
     except sqlite3.Error as error:
         raise storage_error(error, path) from error
-    finally:
-        writer.close()
 
 
 def _advisor(folder: AdvisorFolder) -> AdvisorRecord:

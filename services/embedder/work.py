@@ -65,18 +65,24 @@ class Work:
         for one in photographs:
             values = (one.id, one.width, one.height, one.embedding.astype("<f4").tobytes(), one.thumbnail)
             rows.append((*values, _checksum(values)))
-        with self._one_at_a_time, self._errors():
-            self._database.execute("BEGIN")
-            self._database.executemany("INSERT OR REPLACE INTO finished VALUES (?, ?, ?, ?, ?, ?)", rows)
-            self._database.execute("COMMIT")
+        with self._one_at_a_time:
+            try:
+                self._database.execute("BEGIN")
+                self._database.executemany("INSERT OR REPLACE INTO finished VALUES (?, ?, ?, ?, ?, ?)", rows)
+                self._database.execute("COMMIT")
+            except sqlite3.Error as error:
+                with contextlib.suppress(sqlite3.Error):
+                    self._database.execute("ROLLBACK")
+                raise storage_error(error, self._path) from error
 
     def forget(self, photograph_ids: Iterable[str]) -> None:
-        """Removes what a release holds now."""
-        with self._one_at_a_time, self._errors():
+        """Removes what a release holds now, and closes; where a full disk forbids it, it stays and does no harm."""
+        left = 1
+        with self._one_at_a_time, contextlib.suppress(sqlite3.Error):
             self._database.execute("BEGIN")
             self._database.executemany("DELETE FROM finished WHERE id = ?", ((one,) for one in photograph_ids))
-            self._database.execute("COMMIT")
             left = self._database.execute("SELECT count(*) FROM finished").fetchone()[0]
+            self._database.execute("COMMIT")
         self.close()
         if not left:
             for suffix in ("", "-wal", "-shm"):
@@ -97,15 +103,6 @@ class Work:
             database.close()
             raise
         return database
-
-    @contextlib.contextmanager
-    def _errors(self) -> Any:
-        try:
-            yield
-        except sqlite3.Error as error:
-            with contextlib.suppress(sqlite3.Error):
-                self._database.execute("ROLLBACK")
-            raise storage_error(error, self._path) from error
 
 
 def _is_damage(error: sqlite3.Error) -> bool:

@@ -160,7 +160,7 @@ ADVISORS: dict[str, tuple[dict[str, Any], tuple[Drawing, ...]]] = {
     "ansel": (
         {
             "id": "ansel",
-            "name": "Ansel Adams",
+            "name": "Ansel (sample)",
             "bio": (
                 "American photographer of the western landscape, who worked in black and white, planned every tone "
                 "before the exposure and taught the zone system. This folder is a sample advisor: its reference "
@@ -176,7 +176,7 @@ ADVISORS: dict[str, tuple[dict[str, Any], tuple[Drawing, ...]]] = {
     "okeefe": (
         {
             "id": "okeefe",
-            "name": "Georgia O'Keeffe",
+            "name": "O'Keeffe (sample)",
             "bio": (
                 "American painter of magnified flowers, bones and the hills of New Mexico, in large simple forms and "
                 "clear colour. This folder is a sample advisor: its reference photographs are drawn by a script in "

@@ -15,7 +15,7 @@ import grpc
 import pytest
 from typer.testing import CliRunner
 
-from services.cli.__main__ import app
+from services.cli.commands import app
 from services.core.errors import EngineStopped, InvalidImage, Overloaded
 from tests.fakes.answers import picture
 from tests.fakes.system import System, system

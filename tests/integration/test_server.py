@@ -250,7 +250,7 @@ async def test_tls_serves_and_a_renewed_certificate_is_used_without_a_restart(to
 def test_core_gateway_and_command_line_import_no_model_library() -> None:
     code = (
         "import sys, services.core.server, services.core.batching, services.core.devices, services.gateway.servicer, "
-        "services.cli.__main__; print(sorted({'torch','transformers','peft','open_clip','hnswlib'} & set(sys.modules)))"
+        "services.cli.commands; print(sorted({'torch','transformers','peft','open_clip','hnswlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[]", done.stderr

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from services.cli import precompute as command
-from services.cli.__main__ import app
 from services.cli.checks import Verdict, releases
+from services.cli.commands import app
 from services.cli.holdings import holdings
 from services.cli.roster import EMBEDDER, SCORER
 from services.core.releases import ReleaseStore

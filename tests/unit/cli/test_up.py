@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from typer.testing import CliRunner
 
 from services.cli import samples
 from services.cli import up as command
-from services.cli.__main__ import app
 from services.cli.checks import Verdict, model, packages, port, python_version
+from services.cli.commands import app
 from services.cli.models import PUBLISHED, Weights, fault_of
 from services.cli.roster import (
     BACKENDS,
@@ -311,3 +312,38 @@ def test_models_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert result.exit_code == 0
     assert result.stdout.count("full") >= 2
     assert "missing" in result.stdout
+
+
+# The command itself -------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_while_the_command_is_loading_is_quiet(tmp_path: Path) -> None:
+    # A module that is interrupted while it is imported, in the place of the first one that the commands import.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'services.cli.commands':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    ended = subprocess.run(
+        [sys.executable, "-m", "services.cli"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
+def test_a_fault_of_the_command_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ClientSettings, "load", classmethod(lambda cls: 1 / 0))
+    result = CliRunner().invoke(app, ["advisors"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("mondrian: This is a fault of the command line itself (ZeroDivisionError")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_every_command_has_a_help_that_names_the_exit_codes() -> None:
+    for name in ("demo", "up", "analyze", "precompute", "advisors", "doctor"):
+        result = CliRunner().invoke(app, [name, "--help"])
+        assert result.exit_code == 0
+        assert "Exit codes: 0 done;" in " ".join(result.stdout.split())

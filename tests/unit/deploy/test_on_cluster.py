@@ -76,7 +76,7 @@ def test_with_a_photograph_it_analyses_through_the_gateway(record: Path) -> None
 
 
 def test_the_analysis_names_options_that_the_command_has(record: Path) -> None:
-    from services.cli.__main__ import app
+    from services.cli.commands import app
 
     run(record, str(SCRIPT))
     (call,) = (line for line in record.read_text().splitlines() if line.startswith("mondrian "))

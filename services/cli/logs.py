@@ -56,6 +56,7 @@ class FileOutput:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._begun: dict[str, int] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -69,11 +70,13 @@ class FileOutput:
 
     def open(self, plan: Plan) -> int:
         """Returns a descriptor at the end of the service's file."""
-        return os.open(self.path(plan), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(self.path(plan), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._begun[plan.service.name] = os.fstat(descriptor).st_size
+        return descriptor
 
     def last_line(self, plan: Plan) -> str:
-        """Returns the last line of the service's file."""
+        """Returns the last line that the service's newest process wrote; what earlier ones wrote is not its word."""
         with self.path(plan).open("rb") as file:
-            file.seek(max(0, self.path(plan).stat().st_size - 8_192))
+            file.seek(max(self._begun.get(plan.service.name, 0), self.path(plan).stat().st_size - 8_192))
             lines = file.read().decode("utf-8", "replace").split("\n")
         return next((plain(line) for line in reversed(lines) if line.strip()), "")

@@ -162,6 +162,16 @@ def test_lines_carry_the_service_and_no_control_characters(capsys: pytest.Captur
     ]
 
 
+def test_the_last_line_is_that_of_the_newest_process(tmp_path: Path) -> None:
+    output, plan = FileOutput(tmp_path / "logs"), fake(SCORER, "none")
+    with open(output.open(plan), "wb") as sink:
+        sink.write(b"started\nmondrian: The model is missing.\n")
+    assert output.last_line(plan) == "mondrian: The model is missing."
+    with open(output.open(plan), "wb"):
+        assert output.last_line(plan) == ""
+    assert (tmp_path / "logs" / "scorer.log").read_text().startswith("started\n")
+
+
 def test_a_service_ends_with_the_process_that_started_it() -> None:
     starter = (
         "import os, subprocess, sys, time\n"

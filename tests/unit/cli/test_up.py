@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from services.cli import samples
 from services.cli import up as command
-from services.cli.checks import Verdict, model, packages, port, python_version
+from services.cli.checks import Finding, Verdict, model, packages, port, python_version
 from services.cli.commands import app
 from services.cli.models import PUBLISHED, Weights, fault_of
 from services.cli.roster import (
@@ -240,6 +240,18 @@ def test_the_doctor_looks_for_models(tmp_path: Path) -> None:
     [finding] = list(model(EMBEDDER, settings))
     assert (finding.verdict, "2.0 MB" in finding.sentence) == (Verdict.FINE, True)
     assert list(model(SCORER, settings)) == []
+
+
+@pytest.mark.parametrize(("verdict", "code"), [(Verdict.NOTE, 0), (Verdict.MEND, 1)])
+def test_the_doctor_ends_with_1_when_something_needs_mending(
+    monkeypatch: pytest.MonkeyPatch, verdict: Verdict, code: int
+) -> None:
+    findings = [Finding("Disk", Verdict.FINE, "Fine."), Finding("Model", verdict, "It is missing.", "fetch it")]
+    monkeypatch.setattr("services.cli.doctor.examine", lambda _: iter(findings))
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == code
+    assert "→ fetch it" in result.stdout
+    assert ("1 finding(s) to mend." if code else "Nothing to mend.") in result.stdout
 
 
 def test_only_safetensors_are_fetched() -> None:

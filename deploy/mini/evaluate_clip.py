@@ -6,6 +6,7 @@ python -m deploy.mini.evaluate_clip [--photos FOLDER] [--json]
 import argparse
 import io
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,10 +148,10 @@ def measure(folder: Path, photos: Path | None, count: int = 500) -> dict[str, di
     if photos is not None:
         real = photographs(photos)
         galleries[f"{len(real)} photographs in {photos}"] = real
-    figures = {
-        name: {title: found_first(embed, pictures, change) for title, change in CHANGES.items()}
-        for name, pictures in galleries.items()
-    }
+    figures = {}
+    for name, pictures in galleries.items():
+        print(f"Measuring {name} ...", file=sys.stderr, flush=True)
+        figures[name] = {title: found_first(embed, pictures, change) for title, change in CHANGES.items()}
     figures["200 held-out colour scenes, from their captions"] = text_finds(embed, model, tokenizer)
     return figures
 

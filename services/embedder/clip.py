@@ -7,8 +7,10 @@ downloaded, and no pickle is opened.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import logging
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,7 +107,7 @@ def load_encoder(settings: EmbedderSettings) -> ClipEncoder:
     folder = settings.encoder_folder
     config, weights = _files(folder, settings.profile)
     device, dtype = prepare_device(settings)
-    torchvision_shim.install()
+    _import_open_clip()
     model_config = dict(config["model_cfg"])
     try:
         model = _model(model_config, weights)
@@ -156,6 +158,20 @@ def _fetch(profile: str) -> str:
     if profile == "mini":
         return "restore it with `git checkout -- deploy/mini`, or make it anew with `make mini`"
     return "fetch the published weights with `mondrian models pull`, or set MONDRIAN_EMBEDDER_MODEL_PATH"
+
+
+def _import_open_clip() -> None:
+    """Imports open_clip without transformers, which it would import for towers that are not served here: 2 s of CPU."""
+    torchvision_shim.install()
+    hidden = "transformers" not in sys.modules
+    if hidden:
+        # An import of None raises ImportError, which open_clip is prepared for.
+        sys.modules["transformers"] = None  # type: ignore[assignment]
+    try:
+        importlib.import_module("open_clip")
+    finally:
+        if hidden:
+            del sys.modules["transformers"]
 
 
 def _model(model_config: dict[str, Any], weights: Path) -> Any:

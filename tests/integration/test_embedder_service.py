@@ -24,7 +24,7 @@ from services.core.progress import progress
 from services.core.releases import ReleaseStore
 from services.core.server import running
 from services.embedder.component import EmbedderComponent
-from services.embedder.precompute import precompute
+from services.embedder.precomputation import precompute
 from services.embedder.settings import EmbedderSettings
 from tests.fakes.encoder import FakeEncoder
 from tests.fakes.open_clip_folder import write_folder

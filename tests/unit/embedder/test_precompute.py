@@ -17,7 +17,7 @@ from services.core.images import ImageLimits, sha256
 from services.core.progress import progress
 from services.core.releases import ReleaseStore
 from services.embedder import precompute as command
-from services.embedder.precompute import Outcome, precompute
+from services.embedder.precomputation import Outcome, precompute, sentences
 from services.embedder.references import References, load_references
 from tests.fakes.encoder import FakeEncoder
 from tests.unit.embedder.pictures import advisor_folder, encoded, photograph, picture
@@ -167,7 +167,7 @@ def test_broken_files_are_skipped_by_name_and_with_a_reason(shelf: Shelf) -> Non
     recorded = outcome.release.manifest.extra["skipped"]["ansel"]
     assert {one["file_name"]: one["reason"] for one in recorded} == reasons
     assert "001.png" in next(one.sentence for one in outcome.skipped if one.reason == "DUPLICATE")
-    spoken = command.sentences("ansel", outcome)
+    spoken = sentences("ansel", outcome)
     assert all(any(name in line for line in spoken) for name in reasons)
 
 
@@ -213,7 +213,7 @@ def test_another_space_starts_afresh_and_says_who_is_missing(shelf: Shelf) -> No
     outcome = shelf.run("ansel", encoder=newer)
     assert (outcome.computed, outcome.left_behind) == (4, ("okeefe",))
     assert outcome.release.manifest.counts == {"ansel": 4}
-    assert "okeefe must be pre-computed again" in " ".join(command.sentences("ansel", outcome))
+    assert "okeefe must be pre-computed again" in " ".join(sentences("ansel", outcome))
     with pytest.raises(ConfigurationError, match="pre-compute the advisors again"):
         shelf.references()
     assert len(shelf.references(newer).advisors) == 1

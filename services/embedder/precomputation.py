@@ -1,0 +1,112 @@
+"""One run of precompute: an advisor's folder becomes part of the current release."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from services.core.advisors import AdvisorFolder
+from services.core.errors import ConfigurationError
+from services.core.images import ImageLimits
+from services.core.progress import Progress
+from services.core.releases import Release, ReleaseStore
+from services.embedder.catalogue import FILE_NAME, Catalogue
+from services.embedder.encoder import Encoder
+from services.embedder.gathering import Skipped, Source, gather
+from services.embedder.index import IndexRecord
+from services.embedder.publishing import publish
+from services.embedder.work import Work
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did."""
+
+    release: Release
+    """The release that is current now."""
+    references: int
+    """The advisor's references in it."""
+    computed: int
+    """How many of them met the encoder in this run."""
+    skipped: tuple[Skipped, ...]
+    """Files that were left out, by name."""
+    index: IndexRecord
+    """How the advisor's references are searched."""
+    left_behind: tuple[str, ...] = ()
+    """Advisors of the release before that belong to another space and must be pre-computed again."""
+
+
+def precompute(
+    folder: AdvisorFolder,
+    encoder: Encoder,
+    store: ReleaseStore,
+    *,
+    limits: ImageLimits,
+    batch: int = 32,
+    threads: int = 1,
+    keep: int = 5,
+    report: Callable[[str, int], contextlib.AbstractContextManager[Progress]],
+) -> Outcome:
+    """Publishes a release with the advisor's photographs and returns what was done.
+
+    `batch` photographs meet the encoder at once, `threads` threads decode, `keep` older releases are left to roll
+    back to. `report` makes the progress of a title and a number of photographs.
+
+    Raises:
+        WriterBusy: another precompute runs.
+        ReleaseDamaged: the current release, whose other advisors would have to be kept, is damaged.
+        ConfigurationError: no photograph of the folder can be used, or the store cannot be written to.
+    """
+    with store.writer() as writer:
+        before = store.current()
+        same_space = before is not None and before.manifest.space_id == encoder.space_id
+        left_behind = tuple(sorted(before.manifest.counts)) if before and not same_space else ()
+        catalogue = Catalogue(before.file(FILE_NAME), encoder.dimensions) if before and same_space else None
+        work = Work(store.work, encoder.space_id, encoder.dimensions)
+        with contextlib.ExitStack() as stack:
+            stack.callback(work.close)
+            if catalogue is not None:
+                stack.callback(catalogue.close)
+            source = Source(work, catalogue)
+            with report(f"Embedding {folder.id}", len(folder.photographs)) as shown:
+                findings = gather(folder, encoder, source, work, limits, batch, threads, shown)
+            if not findings.entries:
+                raise ConfigurationError(
+                    f"None of the {len(folder.photographs)} photographs of {folder.id} can be used; the first: "
+                    f"{findings.skipped[0].file_name}: {findings.skipped[0].sentence}"
+                )
+            kept = before if same_space else None
+            release, record = publish(writer, folder, encoder, findings, source, kept, catalogue)
+            writer.collect(keep)
+            work.forget(findings.entries)
+        return Outcome(
+            release=release,
+            references=len(findings.entries),
+            computed=findings.computed,
+            skipped=tuple(findings.skipped),
+            left_behind=tuple(one for one in left_behind if one != folder.id),
+            index=record,
+        )
+
+
+def sentences(advisor: str, outcome: Outcome) -> list[str]:
+    """Returns what a run did, for people."""
+    index = outcome.index
+    searched = (
+        "exactly"
+        if index is None or index.method == "exact"
+        else f"by HNSW with recall {min(index.recall.values()):.4f}"
+    )
+    lines = [
+        f"{advisor}: {outcome.references} references, {outcome.computed} of them new, searched {searched}; "
+        f"release {outcome.release.id[:12]}."
+    ]
+    if outcome.skipped:
+        lines.append(f"{len(outcome.skipped)} files were skipped:")
+        lines.extend(f"  {one.file_name} ({one.reason}): {one.sentence}" for one in outcome.skipped)
+    if outcome.left_behind:
+        lines.append(
+            f"The encoder has changed: {', '.join(outcome.left_behind)} must be pre-computed again to be served."
+        )
+    return lines

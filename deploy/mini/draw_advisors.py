@@ -24,6 +24,9 @@ QUALITY = 88
 MOST_BYTES = 72_000
 """A reference is compressed a little more until it is no larger than this."""
 
+MASTERS = {"ansel": "Ansel Adams", "okeefe": "Georgia O'Keeffe"}
+"""The artists in whose manner the sample advisors are drawn; none of the pictures is by them."""
+
 _NOTICE = (
     "Sample image in the manner of {name}, drawn by a script of this project in 2026. "
     "It is not a work by {name}, nor a copy of one."
@@ -228,7 +231,7 @@ def draw_advisor(advisor: str, folder: Path) -> int:
             "title": drawing.title,
             "year": YEAR,
             "location": f"drawn: {drawing.place}",
-            "description": f"{drawn.caption[0].upper()}{drawn.caption[1:]} {_NOTICE.format(name=about['name'])}",
+            "description": f"{drawn.caption[0].upper()}{drawn.caption[1:]} {_NOTICE.format(name=MASTERS[advisor])}",
             "significance": lesson,
             "tags": sorted({"sample", drawing.kind, drawn.attributes["subject"], drawn.attributes["time"]}),
             "best_for": list(dimensions),

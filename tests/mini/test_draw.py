@@ -11,7 +11,7 @@ from deploy.mini.draw import ATTRIBUTES, scene, texture
 from deploy.mini.draw.manners import luminance
 from deploy.mini.draw.noise import fractal
 from deploy.mini.draw.textures import FAMILIES
-from deploy.mini.draw_advisors import ADVISORS, MOST_BYTES, OUT, draw_advisor
+from deploy.mini.draw_advisors import ADVISORS, MASTERS, MOST_BYTES, OUT, draw_advisor
 from services.core.advisors import DIMENSIONS
 
 KINDS = ATTRIBUTES["kind"]
@@ -123,7 +123,8 @@ def test_a_sample_advisor_is_complete_and_honest(advisor: str) -> None:
     entries = yaml.safe_load((folder / "metadata.yaml").read_text(encoding="utf-8"))
     files = sorted((folder / "references").iterdir())
     assert about["id"] == advisor
-    assert f"None is a work by {about['name']}" in about["bio"]
+    assert f"None is a work by {MASTERS[advisor]}" in about["bio"]
+    assert "sample" in about["name"]
     assert len(files) >= 24
     assert [path.name for path in files] == sorted(entries)
     taught = set()
@@ -134,7 +135,7 @@ def test_a_sample_advisor_is_complete_and_honest(advisor: str) -> None:
         assert path.stat().st_size <= MOST_BYTES
         entry = entries[path.name]
         assert set(entry) == {"title", "year", "location", "description", "significance", "tags", "best_for"}
-        assert f"not a work by {about['name']}" in entry["description"]
+        assert f"not a work by {MASTERS[advisor]}" in entry["description"]
         assert entry["year"] == 2026
         taught |= set(entry["best_for"])
         assert set(entry["best_for"]) <= set(DIMENSIONS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,26 +37,23 @@ class Stage:
 
 @pytest.fixture
 def stage() -> Iterator[Stage]:
-    loop = asyncio.new_event_loop()
-    ready = threading.Event()
+    stages: queue.Queue[Stage] = queue.Queue()
     ended = asyncio.Event()
-    found: list[System] = []
 
     async def serve() -> None:
         async with system() as running:
-            found.append(running)
-            ready.set()
+            stages.put(Stage(running, asyncio.get_running_loop()))
             await ended.wait()
 
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    # asyncio.run ends what is left of a call that a test gave up, before the loop goes.
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
+    running = stages.get(timeout=30)
     try:
-        assert ready.wait(30)
-        yield Stage(found[0], loop)
+        yield running
     finally:
-        loop.call_soon_threadsafe(ended.set)
+        running.loop.call_soon_threadsafe(ended.set)
         thread.join(30)
-        loop.close()
 
 
 @pytest.fixture

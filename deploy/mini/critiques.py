@@ -204,27 +204,42 @@ SENTENCES: Final[Mapping[str, Sentence]] = MappingProxyType({sentence.text: sent
 """Text -> sentence, for every sentence that a critique can hold."""
 
 
-def compose(facts: Mapping[str, str | None], choice: random.Random, voice: str | None = None) -> str:
-    """Return a critique of five or six sentences that is true of a picture with these facts.
+def compose(
+    facts: Mapping[str, str | None],
+    choice: random.Random,
+    voice: str | None = None,
+    unsure: frozenset[str] = frozenset(),
+) -> str:
+    """Return a critique of four to six sentences that is true of a picture with these facts.
 
     In nobody's voice: opening, color, light, two strengths (of different facts), one thing to try. In
     the voice of an advisor ("ansel" or "okeefe"): opening, color, light, one strength, one thing to
-    try, the last two in that voice and of different facts. `choice` picks the wording.
+    try, the last two in that voice and of different facts. What is `unsure` is not spoken of where
+    there is a choice: the light is left out, and strengths and advice are of other facts. `choice`
+    picks the wording.
     """
-    picked = [_pick(facts, choice, part, None, set()) for part in ("opening", "color", "light")]
-    used: set[str] = set()
-    for part in ("strong", "try") if voice else ("strong", "strong", "try"):
-        sentence = _pick(facts, choice, part, voice, used)
+    opened: tuple[Part, ...] = ("opening", "color") if "light" in unsure else ("opening", "color", "light")
+    picked = [_pick(facts, choice, part, None, frozenset(), frozenset()) for part in opened]
+    used: frozenset[str] = frozenset()
+    closing: tuple[Part, ...] = ("strong", "try") if voice else ("strong", "strong", "try")
+    for part in closing:
+        sentence = _pick(facts, choice, part, voice, used, unsure)
         used |= set(sentence.states)
         picked.append(sentence)
     return " ".join(sentence.text for sentence in picked)
 
 
 def _pick(
-    facts: Mapping[str, str | None], choice: random.Random, part: str, voice: str | None, used: set[str]
+    facts: Mapping[str, str | None],
+    choice: random.Random,
+    part: Part,
+    voice: str | None,
+    used: frozenset[str],
+    unsure: frozenset[str],
 ) -> Sentence:
     """Return one true sentence of this part; each fact is as likely as any other, however many wordings it has."""
     fitting = [s for s in _BY_PART[part, voice] if s.holds(facts) and not used & set(s.states)]
+    fitting = [s for s in fitting if not unsure & set(s.states)] or fitting
     subject = choice.choice(sorted({tuple(sorted(s.states)) for s in fitting}))
     return choice.choice([s for s in fitting if tuple(sorted(s.states)) == subject])
 

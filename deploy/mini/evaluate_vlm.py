@@ -41,12 +41,6 @@ SUFFIXES: Final = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"}
 FLOOR: Final = 0.90
 ROWS: Final = 40
 
-NEAR: Final[Mapping[str, float]] = {
-    "brightness": 3.0, "contrast": 1.5, "color": 2.0, "saturation": 3.0, "light": 2.0,
-    "detail": 0.5, "shadows": 0.02, "highlights": 0.02, "lines": 0.2,
-}  # fmt: skip
-"""Fact -> a picture whose number is nearer than this to a border of its classes counts as near the border."""
-
 
 class Critic:
     """The mini model with its adapters, loaded by the calls that load the real ones."""
@@ -111,7 +105,7 @@ def score(texts: Sequence[str], readings: Sequence[facts.Reading], voice: str | 
         garbled += [False] * len(back.sentences) + [True] * len(back.garbled)
         for sentence in back.sentences:
             for fact, claimed in sentence.states.items():
-                near = reading.margins[fact] < NEAR[fact]
+                near = fact in reading.unsure
                 stated[fact].append((reading.facts[fact] == claimed, other.facts[fact] == claimed, near))
             holds = (sentence.holds(reading.facts), sentence.holds(other.facts))
             if sentence.part == "try":
@@ -153,8 +147,9 @@ def photographs(folder: Path, limit: int | None = None) -> list[NDArray[np.uint8
     A file that cannot be decoded is named in the log and left out. Raises FileNotFoundError where there is none.
     """
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    step = max(1, len(paths) // limit) if limit else 1
     pictures = []
-    for path in paths[:limit]:
+    for path in paths[::step][:limit]:
         try:
             pictures.append(np.asarray(decode(path.read_bytes(), short_side=256)))
         except InvalidImage as reason:
@@ -213,6 +208,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path, default=BASE)
     parser.add_argument("--adapters", type=Path, default=ADAPTERS)
     parser.add_argument("--photos", type=Path, help="folder of photographs to report as well")
+    parser.add_argument("--limit", type=int, help="only so many of these photographs, evenly over their names")
     parser.add_argument("--count", type=int, default=400, help="drawn pictures a set")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--json", action="store_true")
@@ -228,7 +224,7 @@ def main() -> None:
     if references:
         sets["sample references"] = [picture for folder in references for picture in photographs(folder)]
     if arguments.photos:
-        sets["photographs"] = photographs(arguments.photos)
+        sets["photographs"] = photographs(arguments.photos, arguments.limit)
     started = time.process_time()
     critic = Critic(arguments.base, arguments.adapters, getattr(torch, arguments.dtype))
     figures = evaluate(critic, sets)

@@ -59,6 +59,21 @@ DIRECTED_ABOVE: Final = 0.8
 BLACK_LSTAR: Final = 15.0
 WHITE_LSTAR: Final = 85.0
 
+NEAR: Final[Mapping[str, float]] = MappingProxyType(
+    {
+        "brightness": 3.0,
+        "contrast": 1.5,
+        "color": 2.0,
+        "saturation": 3.0,
+        "light": 3.0,
+        "detail": 0.5,
+        "shadows": 0.02,
+        "highlights": 0.02,
+        "lines": 0.3,
+    }
+)
+"""Fact -> a number nearer than this to the border of its classes is too close to call (units in `measure`)."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -73,6 +88,11 @@ class Reading:
     facts: Mapping[str, str | None]
     margins: Mapping[str, float]
 
+    @property
+    def unsure(self) -> frozenset[str]:
+        """The facts that are too close to call (`NEAR`)."""
+        return frozenset(fact for fact, margin in self.margins.items() if margin < NEAR[fact])
+
 
 def read(pixels: NDArray[np.uint8]) -> Reading:
     """Return what is measured of one picture, sRGB uint8 [height, width, 3] of any size.
@@ -81,9 +101,16 @@ def read(pixels: NDArray[np.uint8]) -> Reading:
     """
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or min(pixels.shape[:2]) < 2:
         raise ValueError(f"expected uint8 [height, width, 3], at least 2 x 2, got {pixels.dtype} {pixels.shape}")
-    values = measure(working_size(pixels)[None])[0]
-    numbers = dict(zip(NUMBERS, values.tolist(), strict=True))
-    return Reading(numbers, classify(numbers), margins(numbers))
+    return read_batch(working_size(pixels)[None])[0]
+
+
+def read_batch(pixels: NDArray[np.uint8]) -> list[Reading]:
+    """Return what is measured of each picture of a batch at working size, sRGB uint8 [n, height, width, 3]."""
+    readings = []
+    for values in measure(pixels).tolist():
+        numbers = dict(zip(NUMBERS, values, strict=True))
+        readings.append(Reading(numbers, classify(numbers), margins(numbers)))
+    return readings
 
 
 def working_size(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -53,12 +53,6 @@ def look(model: Any, pictures: NDArray[np.uint8]) -> VisionOutput:
     return VisionOutput(output.pooler_output, list(output.deepstack_features))
 
 
-def facts_of(pictures: NDArray[np.uint8]) -> list[dict[str, str | None]]:
-    """Return the facts of each picture of a batch, uint8 [n, height, width, 3] at working size."""
-    rows = facts.measure(pictures)
-    return [facts.classify(dict(zip(facts.NUMBERS, row.tolist(), strict=True))) for row in rows]
-
-
 def some_instruction(choice: random.Random) -> tuple[str | None, str | None]:
     """Return (instruction, context): mostly (None, None), sometimes a client's, sometimes with a context block."""
     instruction = choice.choice(OTHER_INSTRUCTIONS) if choice.random() < 0.2 else None

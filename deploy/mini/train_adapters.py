@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deploy.mini import critiques, graded, lessons, train_vlm, vlm
+from deploy.mini import critiques, facts, graded, lessons, train_vlm, vlm
 from services.core import torchvision_shim
 from services.critic import adapter_format, checkpoint
 
@@ -30,7 +30,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer  # noqa: E40
 log = logging.getLogger(__name__)
 
 FOLDER: Final = Path(__file__).parent / "adapters"
-STEPS: Final = 250
+STEPS: Final = 200
 RATE: Final = 4e-3
 RANK: Final = 8
 TARGETS: Final = ("down_proj", "k_proj", "o_proj", "q_proj", "v_proj")
@@ -69,7 +69,7 @@ def learn_voice(
         optimizer.param_groups[0]["lr"] = train_vlm.rate(step, steps, RATE)
         shape = graded.SHAPES[step % len(graded.SHAPES)]
         shown = graded.batch(pictures, train_vlm.ROWS, rng, shape)
-        answers = [critiques.compose(stated, choice, voice) for stated in lessons.facts_of(shown)]
+        answers = [critiques.compose(each.facts, choice, voice, each.unsure) for each in facts.read_batch(shown)]
         grid = (shape[0] // vlm.PATCH, shape[1] // vlm.PATCH)
         with torch.autocast("cpu", torch.bfloat16):
             seen = lessons.look(model, shown)

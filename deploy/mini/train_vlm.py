@@ -1,12 +1,13 @@
 """Train the mini vision-language model from a seed: `python -m deploy.mini.train_vlm [--seed 0]`.
 
-Three stages, on drawn pictures only:
+Four stages, on drawn pictures only:
 1. the tokenizer is learnt from critiques of random facts;
 2. the vision tower learns to read: a linear readout of its mean output predicts the measured numbers
    and the classes of the facts (the readout is thrown away afterwards);
 3. the language model, and the layers that merge patches into image tokens, learn to write true
    critiques; one batch in six is a text-only lesson in the advisors' words. The rest of the tower is
-   frozen by then.
+   frozen by then;
+4. it learns discretion: to leave out what is too close to call, where there is a choice.
 The folder that it writes is what `AutoModelForImageTextToText.from_pretrained` loads.
 """
 
@@ -17,14 +18,14 @@ import logging
 import math
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
@@ -38,7 +39,8 @@ CACHE: Final = Path(".mondrian") / "mini-cache"
 POOL: Final = 3_000
 ROWS: Final = 32
 READING_STEPS: Final = 1_800
-WRITING_STEPS: Final = 1_300
+WRITING_STEPS: Final = 1_000
+DISCRETION_STEPS: Final = 350
 READING_RATE: Final = 1.5e-3
 WRITING_RATE: Final = 2e-3
 
@@ -166,29 +168,42 @@ def learn_to_write(
     pictures: NDArray[np.uint8],
     steps: int,
     rng: np.random.Generator,
+    discreet: bool = False,
 ) -> None:
-    """Train the language model, and the mergers of the frozen vision tower, to write critiques."""
+    """Train the language model, and the mergers of the frozen vision tower, to write critiques.
+
+    `discreet` critiques leave out what is too close to call, where there is a choice. They come last:
+    a model that may be silent of a fact before it can read it would learn to be silent of it always.
+    """
     choice = random.Random(int(rng.integers(2**31)))
     tower = model.model.visual
     tower.requires_grad_(False)
     tower.merger.requires_grad_(True)
     tower.deepstack_merger_list.requires_grad_(True)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=WRITING_RATE, weight_decay=0.02, betas=(0.9, 0.98))
-    progress = Progress("writing", steps)
+    merging = list(tower.merger.parameters())
+    language = [*model.model.language_model.parameters(), *tower.deepstack_merger_list.parameters()]
+    # The merger has learnt already, and must not lose what it knows to a language model that has not.
+    peak = WRITING_RATE / 2 if discreet else WRITING_RATE
+    groups = [{"params": merging}, {"params": language}]
+    optimizer = torch.optim.AdamW(groups, lr=peak, weight_decay=0.02, betas=(0.9, 0.98))
+    progress = Progress("discretion" if discreet else "writing", steps)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = rate(step, steps, WRITING_RATE)
+        now = rate(step, steps, peak)
+        optimizer.param_groups[0]["lr"], optimizer.param_groups[1]["lr"] = now / 10, now
         with torch.autocast("cpu", torch.bfloat16):
             if step % 6 == 5:
                 loss = lessons.text_loss(model, tokenizer, glossaries(choice, ROWS))
             else:
                 shape = graded.SHAPES[step % len(graded.SHAPES)]
                 shown = graded.batch(pictures, ROWS, rng, shape)
-                answers = [critiques.compose(stated, choice) for stated in lessons.facts_of(shown)]
+                answers = [
+                    critiques.compose(each.facts, choice, unsure=each.unsure if discreet else frozenset())
+                    for each in facts.read_batch(shown)
+                ]
                 grid = (shape[0] // vlm.PATCH, shape[1] // vlm.PATCH)
                 seen = lessons.look(model, shown)
                 loss = lessons.picture_loss(model, tokenizer, seen, grid, answers, *lessons.some_instruction(choice))
-        descend(loss, optimizer, parameters)
+        descend(loss, optimizer, [*merging, *language])
         progress.step(step, loss)
 
 
@@ -223,10 +238,13 @@ class Progress:
             self.rights.clear()
 
 
-def train(seed: int, folder: Path, reading_steps: int, writing_steps: int, resume: Path | None = None) -> None:
-    """Train the model and write its folder. `resume` is a checkpoint after stage 2 that is read instead of made."""
+def train(seed: int, folder: Path, steps: Mapping[str, int], resume: bool = False) -> None:
+    """Train the model and write its folder.
+
+    `steps` are those of the stages "reading", "writing" and "discretion". The state after each stage
+    is kept in the cache; `resume` takes up stages of as many steps that an earlier run finished.
+    """
     torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
     critiques.check_wording()
     tokenizer = vlm.make_tokenizer(lessons.corpus(seed, 3_000))
     model = vlm.make_model(tokenizer)
@@ -235,13 +253,20 @@ def train(seed: int, folder: Path, reading_steps: int, writing_steps: int, resum
     log.info("model: %d parameters, tokenizer: %d entries", count, len(tokenizer))
     pictures = graded.pool(graded.TRAIN_SEED + 100_000 * seed, POOL, CACHE)
     model.train()
-    if resume is not None:
-        model.model.visual.load_state_dict(load_file(resume))
-    else:
-        whiten_patch_embedding(model, graded.batch(pictures, 256, rng, graded.SHAPES[0]))
-        learn_to_read(model, pictures, reading_steps, rng)
-        save_file(model.model.visual.state_dict(), CACHE / f"vlm-reading-{seed}-{reading_steps}.safetensors")
-    learn_to_write(model, tokenizer, pictures, writing_steps, rng)
+    for number, stage in enumerate(("reading", "writing", "discretion")):
+        finished = CACHE / f"vlm-{seed}-{stage}-{steps[stage]}.safetensors"
+        if resume and finished.exists():
+            load_model(model, finished)
+            log.info("%s: taken up from %s", stage, finished)
+            continue
+        # A generator for each stage: a run that is taken up is the run that did not stop.
+        rng = np.random.default_rng([seed, number])
+        if stage == "reading":
+            whiten_patch_embedding(model, graded.batch(pictures, 256, rng, graded.SHAPES[0]))
+            learn_to_read(model, pictures, steps[stage], rng)
+        else:
+            learn_to_write(model, tokenizer, pictures, steps[stage], rng, discreet=stage == "discretion")
+        save_model(model, str(finished))
     vlm.save(model.eval(), tokenizer, folder)
     log.info("written: %s", folder)
 
@@ -253,11 +278,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--reading-steps", type=int, default=READING_STEPS)
     parser.add_argument("--writing-steps", type=int, default=WRITING_STEPS)
-    parser.add_argument("--resume", type=Path, help="checkpoint of the vision tower, to skip the second stage")
+    parser.add_argument("--discretion-steps", type=int, default=DISCRETION_STEPS)
+    parser.add_argument("--resume", action="store_true", help="take up the stages that an earlier run finished")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     torch.set_num_threads(1)
-    train(arguments.seed, arguments.folder, arguments.reading_steps, arguments.writing_steps, arguments.resume)
+    steps = {stage: getattr(arguments, f"{stage}_steps") for stage in ("reading", "writing", "discretion")}
+    train(arguments.seed, arguments.folder, steps, arguments.resume)
 
 
 if __name__ == "__main__":

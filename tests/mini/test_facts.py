@@ -139,6 +139,26 @@ def test_a_composed_critique_reads_back_as_true(voice: str | None) -> None:
         assert [name for name in critiques.VOICES if critiques.speaks_in(text, name)] == ([voice] if voice else [])
 
 
+@pytest.mark.parametrize("voice", [None, "ansel", "okeefe"])
+def test_what_is_too_close_to_call_is_left_out(voice: str | None) -> None:
+    choice = random.Random(0)
+    unsure = frozenset({"light", "detail", "lines"})
+    for stated in every_combination()[::31]:
+        back = critiques.read_back(critiques.compose(stated, choice, voice, unsure))
+        spoken_of = {fact for sentence in back.sentences for fact in sentence.states}
+        assert "light" not in {s.part for s in back.sentences}
+        if voice is None:
+            assert not unsure & spoken_of
+        assert all(sentence.holds(stated) for sentence in back.sentences)
+
+
+def test_margins_tell_what_is_close_to_a_border() -> None:
+    assert "brightness" not in facts.read(flat(119, 119, 119)).unsure
+    almost_dark = facts.read(flat(91, 91, 91))
+    assert almost_dark.numbers["lightness"] == pytest.approx(facts.DARK_BELOW, abs=1.0)
+    assert "brightness" in almost_dark.unsure
+
+
 def test_the_reader_can_fail() -> None:
     back = critiques.read_back("This is a dark photograph with soft contrast. Zone the the light. The light is spread")
     assert [dict(s.states) for s in back.sentences] == [{"brightness": "dark", "contrast": "soft"}]

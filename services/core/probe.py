@@ -47,9 +47,7 @@ def ask(address: str, service: str = "", *, timeout_s: float = DEFAULT_TIMEOUT_S
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             # Waiting for the connection lets a server that is just starting answer within the time-out.
-            reply = stub.Check(
-                health_pb2.HealthCheckRequest(service=service), timeout=timeout_s, wait_for_ready=True
-            )
+            reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s, wait_for_ready=True)
         except grpc.RpcError as error:
             code = error.code()
             if code == grpc.StatusCode.NOT_FOUND:

@@ -178,14 +178,15 @@ class Catalogue:
     def __init__(self, path: Path, dimensions: int) -> None:
         self._dimensions = dimensions
         # Immutable: SQLite neither locks nor looks for a journal, so that a read-only volume will do.
-        self._database = sqlite3.connect(
-            f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False, isolation_level=None
-        )
-        self._one_at_a_time = threading.Lock()
+        self._address = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
+        # One a thread, so that a long read in one never holds up the event loop's.
+        self._connections = threading.local()
+        self._opened: list[sqlite3.Connection] = []
 
     def close(self) -> None:
         """Closes the file; nothing can be read any more."""
-        self._database.close()
+        for connection in self._opened:
+            connection.close()
 
     def advisors(self) -> list[AdvisorRecord]:
         """Returns every advisor, by id."""
@@ -251,8 +252,12 @@ class Catalogue:
         return np.frombuffer(stored, dtype="<f4").astype(np.float32)
 
     def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._one_at_a_time:
-            return self._database.execute(query, values).fetchall()
+        connection: sqlite3.Connection | None = getattr(self._connections, "open", None)
+        if connection is None:
+            connection = sqlite3.connect(self._address, uri=True, check_same_thread=False, isolation_level=None)
+            self._connections.open = connection
+            self._opened.append(connection)
+        return connection.execute(query, values).fetchall()
 
 
 def _record(row: tuple[Any, ...]) -> ReferenceRecord:

@@ -95,9 +95,15 @@ class ReferenceIndex(Protocol):
         """The number of vectors."""
 
     def search(self, query: Vector, top_k: int) -> list[Hit]:
-        """Returns the `top_k` (1 to 1,000, or `count` if that is less) nearest to a unit vector, nearest first.
+        """Returns the `top_k` (1 to 1,001, or `count` if that is less) nearest to a unit vector, nearest first.
 
         Equal similarities come in the order of their labels. Safe to call from several threads at once.
+        """
+
+    def search_among(self, query: Vector, top_k: int, labels: npt.NDArray[np.int64]) -> list[Hit]:
+        """Returns what `search` returns, among the given labels (ascending) only; always exact.
+
+        Comparing with a subset beats a graph search that has to pass over what does not fit.
         """
 
 
@@ -165,6 +171,11 @@ class ExactIndex:
             labels = np.arange(len(similarities))
         return _ranked(labels, self._vectors[labels], query, top_k)
 
+    def search_among(self, query: Vector, top_k: int, labels: npt.NDArray[np.int64]) -> list[Hit]:
+        """See ReferenceIndex."""
+        _check(query, self._vectors.shape[1])
+        return _ranked(labels, self._vectors[labels], query, top_k)
+
 
 class HnswIndex:
     """Searches a graph (hnswlib)."""
@@ -185,13 +196,21 @@ class HnswIndex:
         _check(query, self._dimensions)
         wanted = min(top_k + _SPARE, self._count)
         try:
+            # hnswlib searches at least as broadly as it is asked for neighbors.
             found, _ = self._graph.knn_query(query[None, :], k=wanted, num_threads=1)
         except RuntimeError:
             # The graph did not reach that many, as where many vectors are equal. Rare, so the price does not matter.
             found = np.arange(self._count)[None, :]
         labels = found[0].astype(np.int64)
-        vectors = np.asarray(self._graph.get_items(labels), dtype=np.float32)
-        return _ranked(labels, vectors, query, top_k)
+        return _ranked(labels, self._vectors(labels), query, top_k)
+
+    def search_among(self, query: Vector, top_k: int, labels: npt.NDArray[np.int64]) -> list[Hit]:
+        """See ReferenceIndex."""
+        _check(query, self._dimensions)
+        return _ranked(labels, self._vectors(labels), query, top_k) if len(labels) else []
+
+    def _vectors(self, labels: npt.NDArray[np.int64]) -> Matrix:
+        return np.asarray(self._graph.get_items(labels), dtype=np.float32)
 
 
 def build_index(vectors: npt.NDArray[Any], path: Path, *, threads: int = 1) -> IndexRecord:

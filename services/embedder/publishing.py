@@ -38,10 +38,10 @@ def publish(
     skipped = {folder.id: [vars(one) for one in findings.skipped]}
     if before is not None and catalogue is not None:
         for advisor in catalogue.advisors():
-            records[advisor.id] = IndexRecord.from_json(before.manifest.extra["indexes"][advisor.id])
+            records[advisor.id] = IndexRecord.from_json(before.manifest.extra.get("indexes", {}).get(advisor.id, {}))
             if advisor.id != folder.id:
                 advisors[advisor.id] = (advisor, catalogue.entries(advisor.id))
-                skipped[advisor.id] = before.manifest.extra["skipped"][advisor.id]
+                skipped[advisor.id] = before.manifest.extra.get("skipped", {}).get(advisor.id, [])
     with writer.stage() as staged:
         _write_catalogue(staged / FILE_NAME, advisors, source)
         for advisor_id, (_, entries) in advisors.items():

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from services.core.errors import AdvisorNotFound, ConfigurationError, ReferenceNotFound
 from services.core.releases import Release
-from services.embedder.catalogue import FILE_NAME, AdvisorRecord, Catalogue, ReferenceRecord
+from services.embedder.catalogue import FILE_NAME, AdvisorRecord, Catalogue, Entry, ReferenceRecord
 from services.embedder.encoder import Vector
-from services.embedder.index import IndexRecord, ReferenceIndex, load_index
+from services.embedder.index import Hit, IndexRecord, ReferenceIndex, load_index
+from services.embedder.selection import Filter, diverse
 
 # A reference's own embedding must come back as itself; equal photographs in one folder are stored once.
 _CANARY = 0.9999
+# How many times top_k references are looked at where those shown are to differ.
+_CANDIDATES = 10
 
 
 @dataclass(frozen=True)
@@ -40,36 +47,63 @@ class References:
         self.release_id = release_id
         self.catalogue = catalogue
         self._indexes = indexes
+        self._entries: dict[str, list[Entry]] = {}
+        self._one_at_a_time = threading.Lock()
         self.advisors: Sequence[AdvisorRecord] = catalogue.advisors()
 
     def embedding_of(self, photograph_id: str) -> Vector | None:
         """Returns the embedding of a photograph that is a reference; None where it is not."""
         return self.catalogue.embedding(photograph_id)
 
-    def nearest(self, query: Vector, top_k: int, *, advisor: str = "", without: str | None = None) -> list[Neighbor]:
-        """Returns the `top_k` references nearest to a unit vector: nearest first, equal ones by id, then advisor.
+    def nearest(
+        self,
+        query: Vector,
+        top_k: int,
+        *,
+        advisor: str = "",
+        without: str | None = None,
+        diversity: float = 0.0,
+        only: Filter | None = None,
+    ) -> list[Neighbor]:
+        """Returns `top_k` references near to a unit vector: nearest first, equal ones by id, then advisor.
 
-        An empty `advisor` searches all. `without` is the id of a reference to leave out.
+        An empty `advisor` searches all. `without` is the id of a reference to leave out. `diversity` (0 to 1) above 0
+        takes references that differ among the 10 x `top_k` nearest; `only` is what a reference must have.
 
         Raises:
             AdvisorNotFound: the release has no such advisor.
         """
         indexes = self._indexes if not advisor else {advisor: self._index(advisor)}
         left_out = {(one.advisor, one.label) for one in self.catalogue.references_of(without)} if without else set()
-        hits = [
-            (hit, name)
-            for name, index in indexes.items()
-            # One more where its place will be free.
-            for hit in index.search(query, min(top_k + bool(left_out), index.count))
-            if (name, hit.label) not in left_out
-        ]
-        if len(hits) > top_k:
+        candidates = top_k * _CANDIDATES if diversity else top_k
+        hits: list[tuple[Hit, str]] = []
+        for name, index in indexes.items():
+            if only is None:
+                # One more where its place will be free.
+                found = index.search(query, min(candidates + bool(left_out), index.count))
+            else:
+                found = index.search_among(query, candidates + bool(left_out), self._fitting(name, only))
+            hits.extend((hit, name) for hit in found if (name, hit.label) not in left_out)
+        if len(hits) > candidates:
             # Whoever is less similar than the last one wanted need not be looked up.
-            least = sorted((hit.similarity for hit, _ in hits), reverse=True)[top_k - 1]
+            least = sorted((hit.similarity for hit, _ in hits), reverse=True)[candidates - 1]
             hits = [(hit, name) for hit, name in hits if hit.similarity >= least]
-        found = [Neighbor(self._at(name, hit.label), hit.similarity) for hit, name in hits]
-        found.sort(key=lambda one: (-one.similarity, one.reference.entry.id, one.reference.advisor))
-        return found[:top_k]
+        neighbors = [Neighbor(self._at(name, hit.label), hit.similarity) for hit, name in hits]
+        neighbors.sort(key=lambda one: (-one.similarity, one.reference.entry.id, one.reference.advisor))
+        if diversity and len(neighbors) > 1:
+            vectors = np.stack([self.stored(one.reference.entry.id) for one in neighbors])
+            places = diverse([one.similarity for one in neighbors], vectors, top_k, diversity)
+            return [neighbors[place] for place in places]
+        return neighbors[:top_k]
+
+    def _fitting(self, advisor: str, only: Filter) -> npt.NDArray[np.int64]:
+        """Returns the labels of an advisor's references that fit, ascending."""
+        with self._one_at_a_time:
+            if advisor not in self._entries:
+                # Read once for each release, and only where somebody filters.
+                self._entries[advisor] = self.catalogue.entries(advisor)
+            entries = self._entries[advisor]
+        return np.asarray([label for label, entry in enumerate(entries) if only.fits(entry)], dtype=np.int64)
 
     def reference(self, reference_id: str, advisor: str = "") -> ReferenceRecord:
         """Returns a reference of an advisor, or of the first that has it by id.

@@ -19,6 +19,7 @@ from services.embedder.encoder import Vector
 from services.embedder.engine import Embedded
 from services.embedder.index import MAX_TOP_K, unit_vector
 from services.embedder.references import Neighbor, References
+from services.embedder.selection import Filter
 from services.embedder.serving import Serving
 
 DEFAULT_TOP_K = 3
@@ -53,13 +54,17 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         top_k = _top_k(request.top_k)
         references = self._serving.references()
         references.require_advisor(request.advisor)
+        only = _filter(request)
+        diversity = _diversity(request.diversity)
         embedded = await self._embedded(request, context, references)
         query = embedded.vector if embedded else self._given(request, references)
         without = request.reference_id or None
         search_started = time.perf_counter()
 
         def search() -> list[tuple[Neighbor, bytes]]:
-            found = references.nearest(query, top_k, advisor=request.advisor, without=without)
+            found = references.nearest(
+                query, top_k, advisor=request.advisor, without=without, diversity=diversity, only=only
+            )
             wanted = request.include_thumbnails
             return [(one, references.catalogue.thumbnail(one.reference.entry.id) if wanted else b"") for one in found]
 
@@ -138,6 +143,24 @@ def _top_k(top_k: int) -> int:
     if not 0 <= top_k <= MAX_TOP_K:
         raise InvalidArgument(f"top_k is {top_k}; ask for 1 to {MAX_TOP_K}, or 0 for {DEFAULT_TOP_K}.", field="top_k")
     return top_k or DEFAULT_TOP_K
+
+
+def _diversity(diversity: float) -> float:
+    # NaN is in no range.
+    if not 0.0 <= diversity <= 1.0:
+        raise InvalidArgument(f"diversity is {diversity:g}; give a number from 0 to 1.", field="diversity")
+    return diversity
+
+
+def _filter(request: embedder_pb2.SearchReferencesRequest) -> Filter | None:
+    if not request.HasField("filter"):
+        return None
+    asked = request.filter
+    return Filter.of(
+        asked.year_from if asked.HasField("year_from") else None,
+        asked.year_to if asked.HasField("year_to") else None,
+        asked.tags,
+    )
 
 
 def _require_reference_id(reference_id: str, field: str) -> None:

@@ -209,6 +209,49 @@ async def test_without_an_advisor_all_are_searched(service: Service) -> None:
     assert len(crossed.neighbors) == 4
 
 
+async def test_only_what_fits_the_filter_is_found(tmp_path: Path) -> None:
+    service = Service(tmp_path)
+    folder = advisor_folder(tmp_path / "advisors" / "ansel", range(6))
+    (folder / "metadata.yaml").write_text(
+        "000.png: {year: 1930, tags: [snow]}\n001.png: {year: 1940, tags: [Snow, lake]}\n002.png: {tags: [lake]}\n"
+    )
+    service.precompute("ansel", range(6))
+
+    async def files(**conditions: Any) -> list[str]:
+        only = embedder_pb2.ReferenceFilter(**conditions)
+        response = await service.search(image=image(photograph(1)), filter=only, top_k=100)
+        return sorted(one.reference.file_name for one in response.neighbors)
+
+    async with service.serve():
+        assert len(await files()) == 6
+        assert await files(year_from=1935) == ["001.png"]
+        assert await files(year_to=1940) == ["000.png", "001.png"]
+        assert await files(tags=["SNOW"]) == ["000.png", "001.png"]
+        assert await files(tags=["lake"], year_from=1900) == ["001.png"]
+        assert await files(tags=["nothing"]) == []
+        await refused(files(year_from=1), Code.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+
+
+async def test_the_neighbors_may_be_asked_to_differ(service: Service) -> None:
+    nearest = await service.search(advisor="ansel", image=image(photograph(7)), top_k=4)
+    varied = await service.search(advisor="ansel", image=image(photograph(7)), top_k=4, diversity=0.7)
+    assert varied.neighbors[0] == nearest.neighbors[0]
+    assert len({one.reference.id for one in varied.neighbors}) == 4
+    similarities = [one.similarity for one in varied.neighbors]
+    assert similarities == sorted(similarities, reverse=True)
+
+    async def resemblance(response: embedder_pb2.SearchReferencesResponse) -> float:
+        """Returns the greatest similarity between two of the neighbors."""
+        stored = [
+            await service.stub.GetReference(embedder_pb2.GetReferenceRequest(id=one.reference.id))
+            for one in response.neighbors
+        ]
+        vectors = np.asarray([one.embedding.values for one in stored])
+        return float((vectors @ vectors.T - 2 * np.eye(len(vectors))).max())
+
+    assert await resemblance(varied) < await resemblance(nearest)
+
+
 async def test_the_length_of_an_embedding_does_not_matter(service: Service) -> None:
     embedded = await service.stub.Embed(embedder_pb2.EmbedRequest(image=image(photograph(2))))
     for factor in (1e-30, 0.5, 1e30):
@@ -232,6 +275,8 @@ SEARCH_FAILURES: dict[str, tuple[dict[str, Any], grpc.StatusCode, str]] = {
     "no id": ({"reference_id": "../x"}, Code.INVALID_ARGUMENT, "INVALID_ARGUMENT"),
     "negative top_k": ({"text": "x", "top_k": -1}, Code.INVALID_ARGUMENT, "INVALID_ARGUMENT"),
     "large top_k": ({"text": "x", "top_k": 101}, Code.INVALID_ARGUMENT, "INVALID_ARGUMENT"),
+    "negative diversity": ({"text": "x", "diversity": -0.1}, Code.INVALID_ARGUMENT, "INVALID_ARGUMENT"),
+    "diversity NaN": ({"text": "x", "diversity": float("nan")}, Code.INVALID_ARGUMENT, "INVALID_ARGUMENT"),
     "short embedding": (
         {"embedding": types_pb2.Embedding(values=[1.0] * 31)},
         Code.INVALID_ARGUMENT,

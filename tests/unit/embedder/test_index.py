@@ -62,6 +62,18 @@ def test_more_are_asked_for_than_there_are(tmp_path: Path) -> None:
         assert sorted(hit.label for hit in searched.search(matrix[0], 100)) == [0, 1, 2, 3, 4]
 
 
+def test_a_subset_is_searched_exactly(tmp_path: Path) -> None:
+    matrix = clustered(500)
+    record = build_index(matrix, tmp_path / "one.hnsw")
+    subset = np.arange(3, 500, 7)
+    for each in (load_index(record, tmp_path / "one.hnsw", None), ExactIndex(matrix)):
+        for query in clustered(5, seed=2):
+            labels = [hit.label for hit in each.search_among(query, 10, subset)]
+            assert labels == [int(subset[place]) for place in brute(matrix[subset], query, 10)]
+        assert len(each.search_among(matrix[0], 100, subset[:3])) == 3
+        assert each.search_among(matrix[0], 10, subset[:0]) == []
+
+
 @pytest.mark.parametrize("count", [40, 1200])
 def test_equal_vectors_come_in_the_order_of_their_labels(tmp_path: Path, count: int) -> None:
     matrix = clustered(count)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from mondrian.types.v1 import types_pb2 as mondrian_dot_types_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#mondrian/embedder/v1/embedder.proto\x12\x14mondrian.embedder.v1\x1a\x1dmondrian/types/v1/types.proto\"R\n\x0c\x45mbedRequest\x12)\n\x05image\x18\x01 \x01(\x0b\x32\x18.mondrian.types.v1.ImageH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x42\x07\n\x05input\"\x8e\x01\n\rEmbedResponse\x12/\n\tembedding\x18\x01 \x01(\x0b\x32\x1c.mondrian.types.v1.Embedding\x12\x0f\n\x07\x65ncoder\x18\x02 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x03 \x01(\x08\x12+\n\x07timings\x18\x04 \x01(\x0b\x32\x1a.mondrian.types.v1.Timings\"\xf5\x01\n\x17SearchReferencesRequest\x12\x0f\n\x07\x61\x64visor\x18\x01 \x01(\t\x12)\n\x05image\x18\x02 \x01(\x0b\x32\x18.mondrian.types.v1.ImageH\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\x31\n\tembedding\x18\x04 \x01(\x0b\x32\x1c.mondrian.types.v1.EmbeddingH\x00\x12\x16\n\x0creference_id\x18\x05 \x01(\tH\x00\x12\r\n\x05top_k\x18\x06 \x01(\x05\x12\x0f\n\x07\x65ncoder\x18\x07 \x01(\t\x12\x1a\n\x12include_thumbnails\x18\x08 \x01(\x08\x42\x07\n\x05query\"\xac\x01\n\x18SearchReferencesResponse\x12\x31\n\tneighbors\x18\x01 \x03(\x0b\x32\x1e.mondrian.embedder.v1.Neighbor\x12\x0f\n\x07\x65ncoder\x18\x02 \x01(\t\x12\x0f\n\x07release\x18\x03 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x04 \x01(\x08\x12+\n\x07timings\x18\x05 \x01(\x0b\x32\x1a.mondrian.types.v1.Timings\"O\n\x08Neighbor\x12/\n\treference\x18\x01 \x01(\x0b\x32\x1c.mondrian.types.v1.Reference\x12\x12\n\nsimilarity\x18\x02 \x01(\x02\"\x8a\x01\n\x07\x41\x64visor\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03\x62io\x18\x03 \x01(\t\x12\r\n\x05years\x18\x04 \x01(\t\x12\x13\n\x0b\x66ocus_areas\x18\x05 \x03(\t\x12\x0c\n\x04link\x18\x06 \x01(\t\x12\x17\n\x0freference_count\x18\x07 \x01(\x05\x12\r\n\x05voice\x18\x08 \x01(\t\"<\n\x13ListAdvisorsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"q\n\x14ListAdvisorsResponse\x12/\n\x08\x61\x64visors\x18\x01 \x03(\x0b\x32\x1d.mondrian.embedder.v1.Advisor\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0f\n\x07release\x18\x03 \x01(\t\"2\n\x13GetReferenceRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64visor\x18\x02 \x01(\t\"\x9a\x01\n\x14GetReferenceResponse\x12/\n\treference\x18\x01 \x01(\x0b\x32\x1c.mondrian.types.v1.Reference\x12/\n\tembedding\x18\x02 \x01(\x0b\x32\x1c.mondrian.types.v1.Embedding\x12\x0f\n\x07\x65ncoder\x18\x03 \x01(\t\x12\x0f\n\x07release\x18\x04 \x01(\t2\xa4\x03\n\x0f\x45mbedderService\x12P\n\x05\x45mbed\x12\".mondrian.embedder.v1.EmbedRequest\x1a#.mondrian.embedder.v1.EmbedResponse\x12q\n\x10SearchReferences\x12-.mondrian.embedder.v1.SearchReferencesRequest\x1a..mondrian.embedder.v1.SearchReferencesResponse\x12\x65\n\x0cListAdvisors\x12).mondrian.embedder.v1.ListAdvisorsRequest\x1a*.mondrian.embedder.v1.ListAdvisorsResponse\x12\x65\n\x0cGetReference\x12).mondrian.embedder.v1.GetReferenceRequest\x1a*.mondrian.embedder.v1.GetReferenceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#mondrian/embedder/v1/embedder.proto\x12\x14mondrian.embedder.v1\x1a\x1dmondrian/types/v1/types.proto\"R\n\x0c\x45mbedRequest\x12)\n\x05image\x18\x01 \x01(\x0b\x32\x18.mondrian.types.v1.ImageH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x42\x07\n\x05input\"\x8e\x01\n\rEmbedResponse\x12/\n\tembedding\x18\x01 \x01(\x0b\x32\x1c.mondrian.types.v1.Embedding\x12\x0f\n\x07\x65ncoder\x18\x02 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x03 \x01(\x08\x12+\n\x07timings\x18\x04 \x01(\x0b\x32\x1a.mondrian.types.v1.Timings\"\xbf\x02\n\x17SearchReferencesRequest\x12\x0f\n\x07\x61\x64visor\x18\x01 \x01(\t\x12)\n\x05image\x18\x02 \x01(\x0b\x32\x18.mondrian.types.v1.ImageH\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\x31\n\tembedding\x18\x04 \x01(\x0b\x32\x1c.mondrian.types.v1.EmbeddingH\x00\x12\x16\n\x0creference_id\x18\x05 \x01(\tH\x00\x12\r\n\x05top_k\x18\x06 \x01(\x05\x12\x0f\n\x07\x65ncoder\x18\x07 \x01(\t\x12\x1a\n\x12include_thumbnails\x18\x08 \x01(\x08\x12\x11\n\tdiversity\x18\t \x01(\x02\x12\x35\n\x06\x66ilter\x18\n \x01(\x0b\x32%.mondrian.embedder.v1.ReferenceFilterB\x07\n\x05query\"g\n\x0fReferenceFilter\x12\x16\n\tyear_from\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x14\n\x07year_to\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x0c\n\x04tags\x18\x03 \x03(\tB\x0c\n\n_year_fromB\n\n\x08_year_to\"\xac\x01\n\x18SearchReferencesResponse\x12\x31\n\tneighbors\x18\x01 \x03(\x0b\x32\x1e.mondrian.embedder.v1.Neighbor\x12\x0f\n\x07\x65ncoder\x18\x02 \x01(\t\x12\x0f\n\x07release\x18\x03 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x04 \x01(\x08\x12+\n\x07timings\x18\x05 \x01(\x0b\x32\x1a.mondrian.types.v1.Timings\"O\n\x08Neighbor\x12/\n\treference\x18\x01 \x01(\x0b\x32\x1c.mondrian.types.v1.Reference\x12\x12\n\nsimilarity\x18\x02 \x01(\x02\"\x8a\x01\n\x07\x41\x64visor\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03\x62io\x18\x03 \x01(\t\x12\r\n\x05years\x18\x04 \x01(\t\x12\x13\n\x0b\x66ocus_areas\x18\x05 \x03(\t\x12\x0c\n\x04link\x18\x06 \x01(\t\x12\x17\n\x0freference_count\x18\x07 \x01(\x05\x12\r\n\x05voice\x18\x08 \x01(\t\"<\n\x13ListAdvisorsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"q\n\x14ListAdvisorsResponse\x12/\n\x08\x61\x64visors\x18\x01 \x03(\x0b\x32\x1d.mondrian.embedder.v1.Advisor\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0f\n\x07release\x18\x03 \x01(\t\"2\n\x13GetReferenceRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64visor\x18\x02 \x01(\t\"\x9a\x01\n\x14GetReferenceResponse\x12/\n\treference\x18\x01 \x01(\x0b\x32\x1c.mondrian.types.v1.Reference\x12/\n\tembedding\x18\x02 \x01(\x0b\x32\x1c.mondrian.types.v1.Embedding\x12\x0f\n\x07\x65ncoder\x18\x03 \x01(\t\x12\x0f\n\x07release\x18\x04 \x01(\t2\xa4\x03\n\x0f\x45mbedderService\x12P\n\x05\x45mbed\x12\".mondrian.embedder.v1.EmbedRequest\x1a#.mondrian.embedder.v1.EmbedResponse\x12q\n\x10SearchReferences\x12-.mondrian.embedder.v1.SearchReferencesRequest\x1a..mondrian.embedder.v1.SearchReferencesResponse\x12\x65\n\x0cListAdvisors\x12).mondrian.embedder.v1.ListAdvisorsRequest\x1a*.mondrian.embedder.v1.ListAdvisorsResponse\x12\x65\n\x0cGetReference\x12).mondrian.embedder.v1.GetReferenceRequest\x1a*.mondrian.embedder.v1.GetReferenceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,21 +37,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDRESPONSE']._serialized_start=177
   _globals['_EMBEDRESPONSE']._serialized_end=319
   _globals['_SEARCHREFERENCESREQUEST']._serialized_start=322
-  _globals['_SEARCHREFERENCESREQUEST']._serialized_end=567
-  _globals['_SEARCHREFERENCESRESPONSE']._serialized_start=570
-  _globals['_SEARCHREFERENCESRESPONSE']._serialized_end=742
-  _globals['_NEIGHBOR']._serialized_start=744
-  _globals['_NEIGHBOR']._serialized_end=823
-  _globals['_ADVISOR']._serialized_start=826
-  _globals['_ADVISOR']._serialized_end=964
-  _globals['_LISTADVISORSREQUEST']._serialized_start=966
-  _globals['_LISTADVISORSREQUEST']._serialized_end=1026
-  _globals['_LISTADVISORSRESPONSE']._serialized_start=1028
-  _globals['_LISTADVISORSRESPONSE']._serialized_end=1141
-  _globals['_GETREFERENCEREQUEST']._serialized_start=1143
-  _globals['_GETREFERENCEREQUEST']._serialized_end=1193
-  _globals['_GETREFERENCERESPONSE']._serialized_start=1196
-  _globals['_GETREFERENCERESPONSE']._serialized_end=1350
-  _globals['_EMBEDDERSERVICE']._serialized_start=1353
-  _globals['_EMBEDDERSERVICE']._serialized_end=1773
+  _globals['_SEARCHREFERENCESREQUEST']._serialized_end=641
+  _globals['_REFERENCEFILTER']._serialized_start=643
+  _globals['_REFERENCEFILTER']._serialized_end=746
+  _globals['_SEARCHREFERENCESRESPONSE']._serialized_start=749
+  _globals['_SEARCHREFERENCESRESPONSE']._serialized_end=921
+  _globals['_NEIGHBOR']._serialized_start=923
+  _globals['_NEIGHBOR']._serialized_end=1002
+  _globals['_ADVISOR']._serialized_start=1005
+  _globals['_ADVISOR']._serialized_end=1143
+  _globals['_LISTADVISORSREQUEST']._serialized_start=1145
+  _globals['_LISTADVISORSREQUEST']._serialized_end=1205
+  _globals['_LISTADVISORSRESPONSE']._serialized_start=1207
+  _globals['_LISTADVISORSRESPONSE']._serialized_end=1320
+  _globals['_GETREFERENCEREQUEST']._serialized_start=1322
+  _globals['_GETREFERENCEREQUEST']._serialized_end=1372
+  _globals['_GETREFERENCERESPONSE']._serialized_start=1375
+  _globals['_GETREFERENCERESPONSE']._serialized_end=1529
+  _globals['_EMBEDDERSERVICE']._serialized_start=1532
+  _globals['_EMBEDDERSERVICE']._serialized_end=1952
 # @@protoc_insertion_point(module_scope)

@@ -101,6 +101,8 @@ class SearchReferencesRequest(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     ENCODER_FIELD_NUMBER: _builtins.int
     INCLUDE_THUMBNAILS_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     advisor: _builtins.str
     """The advisor whose references are searched; empty searches every advisor."""
     text: _builtins.str
@@ -113,6 +115,11 @@ class SearchReferencesRequest(_message.Message):
     """The encoder that made `embedding`, as EmbedResponse names it; empty skips the check. Ignored for other queries."""
     include_thumbnails: _builtins.bool
     """Whether each reference carries its thumbnail; default false."""
+    diversity: _builtins.float
+    """How much the neighbors are to differ from each other, 0 to 1: 0 (the default) takes the nearest; towards 1 a
+    reference that resembles one already taken counts less (maximal marginal relevance among the 10 x top_k nearest).
+    The nearest is always taken.
+    """
     @_builtins.property
     def image(self) -> _types_pb2.Image:
         """A photograph."""
@@ -120,6 +127,10 @@ class SearchReferencesRequest(_message.Message):
     @_builtins.property
     def embedding(self) -> _types_pb2.Embedding:
         """An embedding from Embed of this encoder."""
+
+    @_builtins.property
+    def filter(self) -> Global___ReferenceFilter:
+        """Which references are searched; unset searches all. The answer is empty where none fits."""
 
     def __init__(
         self,
@@ -132,16 +143,59 @@ class SearchReferencesRequest(_message.Message):
         top_k: _builtins.int = ...,
         encoder: _builtins.str = ...,
         include_thumbnails: _builtins.bool = ...,
+        diversity: _builtins.float = ...,
+        filter: Global___ReferenceFilter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "image", b"image", "query", b"query", "reference_id", b"reference_id", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "filter", b"filter", "image", b"image", "query", b"query", "reference_id", b"reference_id", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advisor", b"advisor", "embedding", b"embedding", "encoder", b"encoder", "image", b"image", "include_thumbnails", b"include_thumbnails", "query", b"query", "reference_id", b"reference_id", "text", b"text", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advisor", b"advisor", "diversity", b"diversity", "embedding", b"embedding", "encoder", b"encoder", "filter", b"filter", "image", b"image", "include_thumbnails", b"include_thumbnails", "query", b"query", "reference_id", b"reference_id", "text", b"text", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_query: _TypeAlias = _typing.Literal["image", "text", "embedding", "reference_id"]  # noqa: Y015
     _WhichOneofArgType_query: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_query) -> _WhichOneofReturnType_query | None: ...
 
 Global___SearchReferencesRequest: _TypeAlias = SearchReferencesRequest  # noqa: Y015
+
+@_typing.final
+class ReferenceFilter(_message.Message):
+    """What a reference must have to be found. Each condition that is set must hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    YEAR_FROM_FIELD_NUMBER: _builtins.int
+    YEAR_TO_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    year_from: _builtins.int
+    """The least year, 1800 to 2200; unset sets no bound. With a bound, a reference whose year is unknown does not fit."""
+    year_to: _builtins.int
+    """The greatest year, 1800 to 2200; unset sets no bound. Less than year_from is refused."""
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At least one of these keywords must be among the reference's tags, whatever the case of the letters; 0 to 20
+        keywords; none sets no condition.
+        """
+
+    def __init__(
+        self,
+        *,
+        year_from: _builtins.int | None = ...,
+        year_to: _builtins.int | None = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_year_from", b"_year_from", "_year_to", b"_year_to", "year_from", b"year_from", "year_to", b"year_to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_year_from", b"_year_from", "_year_to", b"_year_to", "tags", b"tags", "year_from", b"year_from", "year_to", b"year_to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__year_from: _TypeAlias = _typing.Literal["year_from"]  # noqa: Y015
+    _WhichOneofArgType__year_from: _TypeAlias = _typing.Literal["_year_from", b"_year_from"]  # noqa: Y015
+    _WhichOneofReturnType__year_to: _TypeAlias = _typing.Literal["year_to"]  # noqa: Y015
+    _WhichOneofArgType__year_to: _TypeAlias = _typing.Literal["_year_to", b"_year_to"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__year_from) -> _WhichOneofReturnType__year_from | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__year_to) -> _WhichOneofReturnType__year_to | None: ...
+
+Global___ReferenceFilter: _TypeAlias = ReferenceFilter  # noqa: Y015
 
 @_typing.final
 class SearchReferencesResponse(_message.Message):

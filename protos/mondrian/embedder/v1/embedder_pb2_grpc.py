@@ -83,9 +83,9 @@ class EmbedderServiceServicer:
         """Returns the references that are most similar to the query, nearest first.
 
         INVALID_ARGUMENT as for Embed, for an embedding of the wrong length or with a value that is not finite
-        (EMBEDDING_INVALID), and for top_k out of range; NOT_FOUND for an unknown advisor (ADVISOR_NOT_FOUND) or
-        reference (REFERENCE_NOT_FOUND); FAILED_PRECONDITION when the embedding comes from another encoder
-        (ENCODER_MISMATCH); UNAVAILABLE when nothing has been pre-computed yet (NO_RELEASE).
+        (EMBEDDING_INVALID), and for top_k, diversity or a filter out of range; NOT_FOUND for an unknown advisor
+        (ADVISOR_NOT_FOUND) or reference (REFERENCE_NOT_FOUND); FAILED_PRECONDITION when the embedding comes from another
+        encoder (ENCODER_MISMATCH); UNAVAILABLE when nothing has been pre-computed yet (NO_RELEASE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

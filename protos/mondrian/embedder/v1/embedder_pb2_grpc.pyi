@@ -48,9 +48,9 @@ class EmbedderServiceStub:
     """Returns the references that are most similar to the query, nearest first.
 
     INVALID_ARGUMENT as for Embed, for an embedding of the wrong length or with a value that is not finite
-    (EMBEDDING_INVALID), and for top_k out of range; NOT_FOUND for an unknown advisor (ADVISOR_NOT_FOUND) or
-    reference (REFERENCE_NOT_FOUND); FAILED_PRECONDITION when the embedding comes from another encoder
-    (ENCODER_MISMATCH); UNAVAILABLE when nothing has been pre-computed yet (NO_RELEASE).
+    (EMBEDDING_INVALID), and for top_k, diversity or a filter out of range; NOT_FOUND for an unknown advisor
+    (ADVISOR_NOT_FOUND) or reference (REFERENCE_NOT_FOUND); FAILED_PRECONDITION when the embedding comes from another
+    encoder (ENCODER_MISMATCH); UNAVAILABLE when nothing has been pre-computed yet (NO_RELEASE).
     """
     ListAdvisors: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.ListAdvisorsRequest, _embedder_pb2.ListAdvisorsResponse]
     """Lists the advisors of the release, by id.
@@ -83,9 +83,9 @@ class EmbedderServiceAsyncStub(EmbedderServiceStub):
     """Returns the references that are most similar to the query, nearest first.
 
     INVALID_ARGUMENT as for Embed, for an embedding of the wrong length or with a value that is not finite
-    (EMBEDDING_INVALID), and for top_k out of range; NOT_FOUND for an unknown advisor (ADVISOR_NOT_FOUND) or
-    reference (REFERENCE_NOT_FOUND); FAILED_PRECONDITION when the embedding comes from another encoder
-    (ENCODER_MISMATCH); UNAVAILABLE when nothing has been pre-computed yet (NO_RELEASE).
+    (EMBEDDING_INVALID), and for top_k, diversity or a filter out of range; NOT_FOUND for an unknown advisor
+    (ADVISOR_NOT_FOUND) or reference (REFERENCE_NOT_FOUND); FAILED_PRECONDITION when the embedding comes from another
+    encoder (ENCODER_MISMATCH); UNAVAILABLE when nothing has been pre-computed yet (NO_RELEASE).
     """
     ListAdvisors: _aio.UnaryUnaryMultiCallable[_embedder_pb2.ListAdvisorsRequest, _embedder_pb2.ListAdvisorsResponse]  # type: ignore[assignment]
     """Lists the advisors of the release, by id.
@@ -127,9 +127,9 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns the references that are most similar to the query, nearest first.
 
         INVALID_ARGUMENT as for Embed, for an embedding of the wrong length or with a value that is not finite
-        (EMBEDDING_INVALID), and for top_k out of range; NOT_FOUND for an unknown advisor (ADVISOR_NOT_FOUND) or
-        reference (REFERENCE_NOT_FOUND); FAILED_PRECONDITION when the embedding comes from another encoder
-        (ENCODER_MISMATCH); UNAVAILABLE when nothing has been pre-computed yet (NO_RELEASE).
+        (EMBEDDING_INVALID), and for top_k, diversity or a filter out of range; NOT_FOUND for an unknown advisor
+        (ADVISOR_NOT_FOUND) or reference (REFERENCE_NOT_FOUND); FAILED_PRECONDITION when the embedding comes from another
+        encoder (ENCODER_MISMATCH); UNAVAILABLE when nothing has been pre-computed yet (NO_RELEASE).
         """
 
     @_abc_1.abstractmethod

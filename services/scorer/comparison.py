@@ -38,7 +38,7 @@ class Comparison:
     """One dimension of one photograph against the advisor."""
 
     percentile: float
-    """The share of the references that score lower, 0-100."""
+    """The share of the references that score lower, those that score the same counted half; 0-100."""
     gap_points: float
     """Score minus mean, in points."""
     gap: float
@@ -72,7 +72,7 @@ def compare(scores: Scores, advisor: AdvisorReferences, photograph_id: str = "")
     examples = _examples(scores, advisor, flagged, photograph_id)
     return [
         Comparison(
-            percentile=100 * float((matrix[:, d] < one.score).mean()),
+            percentile=50 * float((matrix[:, d] < one.score).mean() + (matrix[:, d] <= one.score).mean()),
             gap_points=one.score - profile.distributions[d].mean,
             gap=gaps[d],
             needs_work=d in flagged,

@@ -226,7 +226,7 @@ class Comparison(_message.Message):
     ADVICE_FIELD_NUMBER: _builtins.int
     EXAMPLES_FIELD_NUMBER: _builtins.int
     percentile: _builtins.float
-    """The share of the references that score lower, 0 to 100."""
+    """The share of the references that score lower, those that score the same counted half, 0 to 100."""
     gap_points: _builtins.float
     """The score minus the references' mean, in points."""
     gap: _builtins.float

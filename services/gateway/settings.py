@@ -43,7 +43,7 @@ class GatewaySettings(ServiceSettings):
     """The greatest number of photographs in flight in all AnalyzeBatch calls together; more wait for their turn."""
     start_gate_s: float = Field(default=20.0, ge=0)
     """Seconds that the start waits for the backends; after them the gateway serves what it can reach."""
-    connect_s: float = Field(default=2.0, gt=0)
+    connect_s: float = Field(default=5.0, gt=0)
     """Seconds after which an attempt to connect to a backend is given up."""
 
     def deadline_s(self, mode: Mode) -> float:

@@ -23,7 +23,7 @@ from services.core.settings import MINI_DIR
 from tests.processes import ServiceProcess, child_environment, service_process
 
 ADVISOR: Final = "ansel"
-START_S: Final = 150.0
+START_S: Final = 300.0
 """For a machine of two cores that imports torch three times, with something else to do."""
 
 

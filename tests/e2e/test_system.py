@@ -15,7 +15,7 @@ from services.core.settings import MINI_DIR
 from tests.e2e.conftest import ADVISOR, START_S, Running
 
 # Generous: the machine may have other things to do, and no time is asserted here.
-SOON = 60.0
+SOON = 120.0
 
 
 @pytest.mark.parametrize(

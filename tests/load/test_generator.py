@@ -17,7 +17,7 @@ from tests.load.__main__ import drawn
 from tests.load.generator import Load, Report, photographs_of, run
 
 LOAD = Load(
-    mode=gateway_pb2.MODE_COMBINED, advisor="ansel", photographs=[PHOTOGRAPH], requests=24, seconds=30.0, timeout_s=20.0
+    mode=gateway_pb2.MODE_COMBINED, advisor="ansel", photographs=[PHOTOGRAPH], requests=24, seconds=30.0, timeout_s=60.0
 )
 
 
@@ -57,7 +57,8 @@ async def test_what_exceeds_the_bound_in_flight_is_counted_and_not_sent() -> Non
         load = replace(LOAD, mode=gateway_pb2.MODE_LORA, rate=2000.0, concurrency=2, timeout_s=0.5)
         report = await run(running.address, load)
         assert report.outcomes["NOT_SENT"] == 22
-        assert report.outcomes["DEADLINE_EXCEEDED BACKEND_TIMEOUT"] == 2
+        # Whether the client or the gateway notices first is a matter of milliseconds.
+        assert sum(count for name, count in report.outcomes.items() if name.startswith("DEADLINE_EXCEEDED")) == 2
         assert report.answered == 0
 
 

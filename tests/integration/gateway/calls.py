@@ -19,7 +19,7 @@ CLIP, LORA = gateway_pb2.MODE_CLIP, gateway_pb2.MODE_LORA
 DIMENSIONAL, COMBINED = gateway_pb2.MODE_DIMENSIONAL, gateway_pb2.MODE_COMBINED
 REFERENCES, CRITIQUE, SCORES = gateway_pb2.PART_REFERENCES, gateway_pb2.PART_CRITIQUE, gateway_pb2.PART_SCORES
 # Long enough for a loaded machine; nothing waits for it to pass.
-SOON = 20.0
+SOON = 60.0
 PARTS_OF = {
     CLIP: [REFERENCES],
     LORA: [CRITIQUE],

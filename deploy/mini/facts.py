@@ -65,11 +65,11 @@ NEAR: Final[Mapping[str, float]] = MappingProxyType(
         "contrast": 1.5,
         "color": 2.0,
         "saturation": 3.0,
-        "light": 3.0,
+        "light": 6.0,
         "detail": 0.5,
         "shadows": 0.02,
         "highlights": 0.02,
-        "lines": 0.3,
+        "lines": 0.5,
     }
 )
 """Fact -> a number nearer than this to the border of its classes is too close to call (units in `measure`)."""

@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check lint format types imports protos protos-check manifests lock mini mini-eval \
-        score-eval bench clean
+        score-eval bench chaos clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -62,6 +62,19 @@ mini: install  ## draw the sample advisors and train the embedded models anew, f
 mini-eval: install  ## measure the embedded models  [PHOTOS=folder]
 	@$(BIN)/python -m deploy.mini.evaluate_clip $(if $(PHOTOS),--photos "$(PHOTOS)")
 	@$(BIN)/python -m deploy.mini.evaluate_vlm $(if $(PHOTOS),--photos "$(PHOTOS)")
+
+score-eval: install  ## measure the scorer on real photographs  PHOTOS=folder
+	@$(if $(PHOTOS),,echo 'mondrian: name a folder of photographs: make score-eval PHOTOS=folder' >&2; exit 2)
+	@$(BIN)/python -m services.scorer.evaluate --photos "$(PHOTOS)"
+
+bench: install  ## measure speed against ceilings of the same run (minutes; on a quiet machine)
+	@$(BIN)/python -m tests.bench.gateway
+	@$(BIN)/python -m tests.bench.embedder
+	@$(BIN)/python -m tests.bench.search
+	@$(BIN)/python -m tests.bench.critic
+
+chaos: install  ## kill precompute at random instants, and see that nothing is lost
+	@$(BIN)/python -m tests.load.kill_precompute
 
 clean:  ## remove everything that was installed, pre-computed or cached
 	@rm -rf $(VENV) .mondrian .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

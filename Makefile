@@ -7,6 +7,8 @@ PHOTO ?=
 # A folder of photographs of your own, for the figures on real photographs: make mini-eval PHOTOS=folder
 PHOTOS ?=
 PYTEST_ARGS ?=
+# How often make chaos kills.
+TIMES ?= 200
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check lint format types imports protos protos-check manifests lock mini mini-eval \
@@ -73,8 +75,8 @@ bench: install  ## measure speed against ceilings of the same run (minutes; on a
 	@$(BIN)/python -m tests.bench.search
 	@$(BIN)/python -m tests.bench.critic
 
-chaos: install  ## kill precompute at random instants, and see that nothing is lost
-	@$(BIN)/python -m tests.load.kill_precompute
+chaos: install  ## kill precompute at random instants, and see that nothing is lost  [TIMES=n]
+	@$(BIN)/python -m tests.load.kill_precompute --times $(TIMES)
 
 clean:  ## remove everything that was installed, pre-computed or cached
 	@rm -rf $(VENV) .mondrian .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -103,7 +103,8 @@ class EmbeddingEngine:
             QueuedTooLong: the deadline would pass before its turn.
             DeviceMemory: the batch does not fit into the device's memory.
         """
-        identity = sha256(content) if len(content) < _HASHED_INLINE else await self._in_thread(sha256, content)
+        # Not in the decoding threads: whoever is to be refused, or is known, must not wait behind those being decoded.
+        identity = sha256(content) if len(content) < _HASHED_INLINE else await asyncio.to_thread(sha256, content)
         vector = self._memory.get(identity)
         if vector is None:
             vector = known(identity)

@@ -230,7 +230,9 @@ def build_index(vectors: npt.NDArray[Any], path: Path, *, threads: int = 1) -> I
     queries = _probes(matrix)
     truth = [exact.search(query, min(max(_DEPTHS), count)) for query in queries]
     record = IndexRecord("exact", count, dimensions)
-    for ef in _BREADTHS if count > 1024 else (max(count, _BREADTHS[0]),):
+    # A search as broad as the index is large visits everything, which ends the ladder for small ones.
+    breadths = [ef for ef in _BREADTHS if ef < count] + [max(count, _BREADTHS[0])] * (count <= _BREADTHS[-1])
+    for ef in breadths:
         candidate = HnswIndex(graph, IndexRecord("hnsw", count, dimensions, ef))
         recall = {str(depth): _recall(candidate, queries, truth, min(depth, count)) for depth in _DEPTHS}
         # The references that a server asks for before it serves the index must be among those found.

@@ -92,12 +92,8 @@ def precompute(
 
 def sentences(advisor: str, outcome: Outcome) -> list[str]:
     """Returns what a run did, for people."""
-    index = outcome.index
-    searched = (
-        "exactly"
-        if index is None or index.method == "exact"
-        else f"by HNSW with recall {min(index.recall.values()):.4f}"
-    )
+    recall = outcome.index.recall.values()
+    searched = f"by HNSW with recall {min(recall):.4f}" if recall else "exactly"
     lines = [
         f"{advisor}: {outcome.references} references, {outcome.computed} of them new, searched {searched}; "
         f"release {outcome.release.id[:12]}."

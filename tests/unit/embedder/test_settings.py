@@ -1,0 +1,36 @@
+"""Where the encoder and the releases are, and what may be set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from services.core.errors import ConfigurationError
+from services.core.settings import MINI_DIR
+from services.embedder.settings import EmbedderSettings
+
+
+def test_the_profile_names_the_encoder_and_a_path_overrides_it() -> None:
+    assert EmbedderSettings.load().encoder_folder == MINI_DIR / "models" / "clip"
+    full = EmbedderSettings.load(profile="full", models_dir=Path("/models"))
+    assert full.encoder_folder == Path("/models/ViT-B-32")
+    assert EmbedderSettings.load(model_path=Path("/x/y")).encoder_folder == Path("/x/y")
+
+
+def test_releases_lie_beside_those_of_other_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONDRIAN_DATA_DIR", "/data")
+    assert EmbedderSettings.load().releases_root == Path("/data/embedder")
+    monkeypatch.setenv("MONDRIAN_EMBEDDER_DATA_DIR", "/own")
+    assert EmbedderSettings.load().releases_root == Path("/own/embedder")
+
+
+def test_limits_of_photographs_follow_the_settings() -> None:
+    limits = EmbedderSettings.load(max_image_bytes="2MiB", max_image_pixels=1000).image_limits
+    assert (limits.max_bytes, limits.max_pixels) == (2 * 1024 * 1024, 1000)
+
+
+def test_a_value_out_of_range_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONDRIAN_EMBEDDER_POLL_S", "0")
+    with pytest.raises(ConfigurationError, match="MONDRIAN_EMBEDDER_POLL_S"):
+        EmbedderSettings.load()

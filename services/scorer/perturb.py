@@ -121,6 +121,14 @@ def saturate(pixels: Pixels, factor: float) -> Pixels:
     return np.asarray(np.clip(np.round(y + (pixels - y) * factor), 0, 255), np.uint8)
 
 
+def flatten_light(pixels: Pixels, share: float) -> Pixels:
+    """Takes `share` of the large-scale contrast away: the luma blurred by an eighth of the frame, less its mean."""
+    ycc = np.asarray(Image.fromarray(pixels).convert("YCbCr"), np.float32)
+    large = _soft(ycc[..., 0], 48 * _scale(pixels))
+    flat = pixels - share * (large - large.mean())[..., None]
+    return np.asarray(np.clip(np.round(flat), 0, 255), np.uint8)
+
+
 def rotate(pixels: Pixels, degrees: float) -> Pixels:
     """Turns by `degrees` and crops to the largest upright frame of the same format that is fully covered."""
     rows, columns = pixels.shape[:2]
@@ -259,5 +267,12 @@ LOWERING: Mapping[str, Mapping[str, Mapping[str, Change]]] = {
         "colour cast": {name: _steady(cast, gains) for name, gains in CASTS.items()},
         "oversaturation": {f"x{factor}": _steady(saturate, factor) for factor in (2.0, 3.0)},
     },
+    "emotional_impact": {
+        "large-scale contrast removed": {f"{share:.0%}": _steady(flatten_light, share) for share in (0.5, 0.9)},
+        "desaturation": {f"to {factor:.0%}": _steady(saturate, factor) for factor in (0.7, 0.5)},
+    },
 }
-"""Dimension -> change -> level: what must lower a dimension of any photograph (colour changes: of a colour one)."""
+"""Dimension -> change -> level: what must lower a dimension of any photograph (COLORED changes: of a colour one)."""
+
+COLORED = frozenset({"hue scramble by block", "hue scramble by pixel", "colour cast", "oversaturation", "desaturation"})
+"""Changes that mean something for a colour photograph only."""

@@ -15,7 +15,7 @@ flat light, which thin all colours out, are left to lighting.
 - Cast: what should be neutral is not. Of the lightest twentieth and of the least coloured fifth of the frame,
   the distance of the mean a*b* from grey (in C*): a cast tints both.
 
-    raw = -0.9 template/40 - 0.7 entropy + 3.0 fine + 2.0 broad coherence - 1.3 excess - 2.2 cast
+    raw = -0.9 template/40 - 0.7 entropy + 4.5 fine + 2.0 broad coherence - 1.3 excess - 2.2 cast
 
 A monochrome picture is judged on tonal harmony instead: how much of the variation of L* is of large scale (masses of
 tone, not scattered spots), and how evenly neighbouring zones follow each other.
@@ -92,8 +92,7 @@ def measure(scene: Scene) -> Measured:
     costs = shares @ _TABLE.to(shares.device).T
     distance, which = costs.min(1)
     entropy = filters.entropy(shares)
-    smooth = filters.binomial(filters.binomial(lab[:, 1:] * gain.unsqueeze(1)))
-    coherence = _coherence(smooth[:, 0], smooth[:, 1], 0.7)
+    coherence = _coherence(lab[:, 1] * gain, lab[:, 2] * gain, 2.0)
     broad = _coherence(a, b, 0.7)
     mean_chroma = chroma.mean(dim=(-2, -1))
     strong = filters.ramp(scene.planes.chroma * gain, 60.0, 110.0).mean(dim=(-2, -1))
@@ -103,7 +102,7 @@ def measure(scene: Scene) -> Measured:
     colour = (
         -0.9 * distance / 40
         - 0.7 * entropy
-        + 3.0 * coherence
+        + 4.5 * coherence
         + 2.0 * broad
         - 1.3 * excess
         - 2.2 * filters.saturate((cast - 3).clamp_min(0), 20.0)

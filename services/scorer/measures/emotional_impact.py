@@ -10,7 +10,7 @@ is read: fine detail leaks resolution.
 - large-scale contrast: standard deviation of L* after blurring over an eighth of the frame.
 - scale: how much of the variation of L* is of large scale (one big gesture against many small ones).
 
-    raw = 1.0 drama + 1.0 energy/(energy + 15) + 0.9 large/(large + 15) + 0.8 scale
+    raw = 1.0 drama + 0.8 energy/(energy + 15) + 0.9 large/(large + 15) + 0.8 scale
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def measure(scene: Scene) -> Measured:
     radius = max(levelled.shape[-2:]) // 16
     large = filters.box(lightness, radius).std(dim=(-2, -1), unbiased=False)
     scale = large.square() / (lightness.var(dim=(-2, -1), unbiased=False) + 4)
-    raw = 1.0 * drama + 1.0 * filters.saturate(energy, 15.0) + 0.9 * filters.saturate(large, 15.0) + 0.8 * scale
+    raw = 1.0 * drama + 0.8 * filters.saturate(energy, 15.0) + 0.9 * filters.saturate(large, 15.0) + 0.8 * scale
     values = {
         "drama": drama,
         "dark_share": dark,

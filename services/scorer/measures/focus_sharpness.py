@@ -16,7 +16,7 @@ from texture by the same on 2x2 means: texture gains energy with scale, white no
 The picture is as sharp as the sharpest tenth of its blocks, weighted by energy: shallow depth of field is not punished.
 Motion blur widens edges in one direction only, so the widest of the four directions counts too.
 
-    raw = -0.4 log2(s) - 0.6 log2(widest s) - 0.8 log2(1 + noise^2/6)
+    raw = -0.4 log2(s) - 0.6 log2(widest s) - 1.0 log2(1 + noise^2/4)
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def measure(scene: Scene) -> Measured:
     wider, _ = across.max(1)
     in_focus = ((width < 1.3 * sharpest.view(-1, 1, 1)) * (weight > 0.05)).float().mean(dim=(-2, -1))
     with_edges = (weight > 0.05).float().mean(dim=(-2, -1))
-    raw = -0.4 * sharpest.log2() - 0.6 * wider.log2() - 0.8 * (1 + variance / 6).log2()
+    raw = -0.4 * sharpest.log2() - 0.6 * wider.log2() - 1.0 * (1 + variance / 4).log2()
     # Doubled angles add up the four directions like vectors: their sum points along the blur.
     logs = across.log2()
     level_upright, diagonals = logs[:, 0] - logs[:, 1], logs[:, 2] - logs[:, 3]

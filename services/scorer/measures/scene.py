@@ -55,8 +55,8 @@ class Scene:
         """[B], 0-1: how far a picture is in colour; 0 for black and white, sepia and any single tint.
 
         The spread of the a*b* points away from one hue: root mean square of what lies across the mean hue
-        direction or on its far side, robust against a few coloured pixels. Greys give 0, sepia below 1.5,
-        muted colour photographs 3 and more.
+        direction or on its far side. Greys give 0, sepia below 1.5, muted colour photographs 3 and more, after
+        levelling, so that a thin exposure does not turn a colour photograph into a monochrome one.
         """
         a, b = self.planes.lab[:, 1].flatten(1), self.planes.lab[:, 2].flatten(1)
         ma, mb = a.mean(1, keepdim=True), b.mean(1, keepdim=True)
@@ -64,7 +64,7 @@ class Scene:
         # Without a mean tint (below 2) no direction is privileged: all chroma counts as spread.
         ua, ub = ma / norm.clamp_min(2.0), mb / norm.clamp_min(2.0)
         along = (a * ua + b * ub).clamp_min(0)
-        spread = (a * a + b * b - along * along).clamp_min(0).mean(1).sqrt()
+        spread = (a * a + b * b - along * along).clamp_min(0).mean(1).sqrt() * self.planes.gain.clamp_max(3)
         return filters.ramp(spread, 1.5, 3.0)
 
     @cached_property

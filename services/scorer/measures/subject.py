@@ -24,7 +24,8 @@ from services.scorer.measures import filters
 from services.scorer.measures.planes import Planes, grid
 
 _PASSES = 2
-_CHROMA = 0.7
+_FOOT = 0.05
+_CHROMA = 0.5
 """Weight of a* and b* beside L*: a subject is set apart by tone before colour (as in the ratio of CIE94's weights)."""
 
 
@@ -57,7 +58,8 @@ def find_subject(planes: Planes) -> Subject:
     first = _sharpen(cue)
     figure = _colour_step(small, first)
     soft = _sharpen(filters.box(_unit(figure) + 0.7 * _unit(cue), 1))
-    return _describe(soft)
+    # The feet of the logistic step lie all over the frame, and would draw every centre to the middle.
+    return _describe(((soft - _FOOT) / (1 - _FOOT)).clamp_min(0))
 
 
 def _describe(soft: Tensor) -> Subject:

@@ -6,16 +6,18 @@ Inputs: the subject map (64 px) as soft figure and ground; Lab at 64 px; L* grad
   Green and Swets 1966), which is a contrast that a busy ground lowers.
 - clutter: mean gradient of the ground (the edge density of Rosenholtz et al. 2007, without its scale sum) as log2
   of its ratio to that of the figure: neither the exposure nor the sharpness of the whole picture changes it.
+- busyness: mean gradient of levelled L* of the ground at 64 px, where a blur of the whole picture hardly shows.
 - focus gap: log2 ratio of fine detail in the figure to that in the ground (detail: L* against its 3x3 blur).
 - concentration and area of the subject: 4% to 45% of the frame is best.
 
-    raw = 0.7 log2(1 + d') - 0.8 clutter + 0.15 gap + 0.9 concentration - 0.5 area
+    raw = 0.7 log2(1 + d') - 0.6 clutter - 0.8 log2(1 + busyness/4) + 0.15 gap + 0.9 concentration - 0.5 area
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from services.scorer.measures import filters
@@ -27,6 +29,7 @@ UNITS = {
     "colour_difference": "Lab units",
     "background_clutter": "L* a pixel",
     "relative_clutter": "stops of gradient",
+    "busyness": "L* a 64th of the frame",
     "focus_gap": "stops of detail",
     "concentration": "",
 }
@@ -44,6 +47,7 @@ def measure(scene: Scene) -> Measured:
     busy = figure * (1 - figure) * 4 + figure
     edge_floor = 0.02 * planes.lab[:, 0].std(dim=(-2, -1), unbiased=False) + 0.05
     relative = ((clutter + edge_floor) / (filters.weighted_mean(coarse, busy) + edge_floor)).log2()
+    busyness = filters.weighted_mean(torch.hypot(*filters.gradient(planes.levelled[:, 0])), ground)
     lightness = planes.lab[:, 0]
     fine = filters.block_mean((lightness - filters.binomial(lightness)).abs(), 4)
     gap = ((filters.weighted_mean(fine, figure) + 0.1) / (filters.weighted_mean(fine, ground) + 0.1)).log2()
@@ -51,7 +55,8 @@ def measure(scene: Scene) -> Measured:
     area = filters.ramp(0.06 - share, 0.0, 0.05) + filters.ramp(share, 0.4, 0.7)
     raw = (
         0.7 * (1 + separation).log2()
-        - 0.8 * relative
+        - 0.6 * relative
+        - 0.8 * (1 + busyness / 4).log2()
         + 0.15 * gap.clamp(-2, 4)
         + 0.9 * subject.concentration
         - 0.5 * area
@@ -62,6 +67,7 @@ def measure(scene: Scene) -> Measured:
         "colour_difference": difference,
         "background_clutter": clutter,
         "relative_clutter": relative,
+        "busyness": busyness,
         "focus_gap": gap,
         "concentration": subject.concentration,
     }

@@ -150,6 +150,8 @@ class AdapterRegistry:
                 return
             except OSError as error:
                 log.warning("the adapters' folder cannot be read: %s", error)
+            except Exception:  # what serves goes on serving; the next look may find the cause gone
+                log.exception("the adapters could not be reconciled")
 
     async def settled(self) -> None:
         """Wait until every adapter that leaves has left."""
@@ -186,8 +188,8 @@ class AdapterRegistry:
         self._make_room(size, entry)
         # A key is used once: the same revision may come back while it still leaves.
         key = f"{entry.name}@{adapter.revision}#{next(self._clock)}"
-        await self._engine.load_adapter(key, weights)
         try:
+            await self._engine.load_adapter(key, weights)
             if adapter.revision != entry.revision:
                 await self._prove(key)
         except (EngineStopped, DeviceMemory):

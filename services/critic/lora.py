@@ -42,16 +42,20 @@ class AdapterWeights:
         return sum(t.numel() * t.element_size() for pair in self.matrices.values() for t in pair)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Stack:
-    """One group of one layer: A [members, slots, rank, inputs]; for each member B [outputs, slots * rank] or None."""
+    """One group of one layer: A [members, slots, rank, inputs]; for each member B [outputs, slots, rank], or None
+    where no adapter changes it."""
 
     a: torch.Tensor
-    b: list[torch.Tensor | None]
+    b: tuple[torch.Tensor | None, ...]
 
 
 class StackedLora:
-    """The loaded adapters of a model, each in a slot; `widths` are the outputs of each member of each group."""
+    """The loaded adapters of a model, each in a slot; `widths` are the outputs of each member of each group.
+
+    There is room for more slots than adapters, so that most adapters are copied into place and nothing else moves.
+    """
 
     def __init__(self, widths: Mapping[str, Sequence[int]], device: torch.device, dtype: torch.dtype) -> None:
         self._widths = widths
@@ -69,52 +73,56 @@ class StackedLora:
 
     def load(self, adapter: AdapterWeights) -> int:
         """Place an adapter in a free slot, and return the slot."""
-        free = [slot for slot, taken in enumerate(self._slots) if taken is None]
-        slots = [*self._slots] if free else [*self._slots, None]
-        slot = free[0] if free else len(self._slots)
+        if self._fits(adapter):
+            slot = self._slots.index(None)
+            _fill(self._stacks, slot, adapter)
+            self._slots[slot] = adapter
+            return slot
+        # Stacked anew beside the old stacks and swapped at the end: a failure leaves what was there.
+        free = None in self._slots
+        slots = [*self._slots] if free else [*self._slots, *[None] * max(1, len(self._slots))]
+        slot = slots.index(None)
         slots[slot] = adapter
-        self._rebuild(slots)
+        loaded = [one for one in slots if one is not None]
+        rank = max(one.rank for one in loaded)
+        stacks = self._allocate(len(slots), rank, loaded)
+        for number, one in enumerate(slots):
+            if one is not None:
+                _fill(stacks, number, one)
+        self._slots, self._rank, self._stacks = slots, rank, stacks
         return slot
 
     def unload(self, slot: int) -> None:
         """Free a slot that no row uses any more."""
-        slots = [*self._slots]
-        slots[slot] = None
-        while slots and slots[-1] is None:
-            slots.pop()
-        self._rebuild(slots)
+        self._slots[slot] = None
+        if not any(self._slots):
+            self._slots, self._rank, self._stacks = [], 0, {}
 
-    def _rebuild(self, slots: list[AdapterWeights | None]) -> None:
-        """Stack anew beside the old stacks and swap at the end: a failure leaves what was there."""
-        rank = max((adapter.rank for adapter in slots if adapter), default=0)
-        places = {place for adapter in slots if adapter for place in adapter.matrices}
-        layers = {layer for layer, _ in places}
-        stacks = {
-            (layer, group): self._stack(slots, rank, layer, group)
-            for layer in layers
-            for group, names in GROUPS.items()
-            if any((layer, name) in places for name in names)
+    def _fits(self, adapter: AdapterWeights) -> bool:
+        """Return whether there is a free slot of at least its rank for every Linear that it changes."""
+        if None not in self._slots or adapter.rank > self._rank:
+            return False
+        kept = {
+            (layer, name)
+            for (layer, group), stack in self._stacks.items()
+            for name, b in zip(GROUPS[group], stack.b, strict=True)
+            if b is not None
         }
-        self._slots, self._rank, self._stacks = slots, rank, stacks
+        return adapter.matrices.keys() <= kept
 
-    def _stack(self, slots: list[AdapterWeights | None], rank: int, layer: int, group: str) -> _Stack:
-        names = GROUPS[group]
-        pairs = [[adapter.matrices.get((layer, name)) if adapter else None for adapter in slots] for name in names]
-        inputs = next(pair[0].shape[1] for row in pairs for pair in row if pair)
-        a = torch.zeros(len(names), len(slots), rank, inputs, device=self._device, dtype=self._dtype)
-        b: list[torch.Tensor | None] = []
-        for member, row in enumerate(pairs):
-            if not any(row):
-                b.append(None)
-                continue
-            stacked = a.new_zeros(self._widths[group][member], len(slots), rank)
-            for slot, pair in enumerate(row):
-                if pair is not None:
-                    own = pair[0].shape[0]
-                    a[member, slot, :own] = pair[0]
-                    stacked[:, slot, :own] = pair[1]
-            b.append(stacked.flatten(1))
-        return _Stack(a, b)
+    def _allocate(self, slots: int, rank: int, adapters: Sequence[AdapterWeights]) -> dict[tuple[int, str], _Stack]:
+        inputs = {place: pair[0].shape[1] for adapter in adapters for place, pair in adapter.matrices.items()}
+        stacks: dict[tuple[int, str], _Stack] = {}
+        for layer in {layer for layer, _ in inputs}:
+            for group, names in GROUPS.items():
+                reads = [inputs.get((layer, name)) for name in names]
+                width = next((one for one in reads if one is not None), None)
+                if width is not None:
+                    a = torch.zeros(len(names), slots, rank, width, device=self._device, dtype=self._dtype)
+                    outputs = zip(self._widths[group], reads, strict=True)
+                    b = tuple(None if one is None else a.new_zeros(out, slots, rank) for out, one in outputs)
+                    stacks[layer, group] = _Stack(a, b)
+        return stacks
 
     def route(self, slots: Sequence[int | None], tokens: int) -> torch.Tensor | None:
         """Return the block mask [rows * tokens, 1, all ranks] for rows that use the adapters in `slots` (None: the
@@ -144,5 +152,20 @@ class StackedLora:
         for member, (b, width) in enumerate(zip(stack.b, self._widths[group], strict=True)):
             if b is not None:
                 # One product straight into the output's own columns: no intermediate, no addition of its own.
-                flat[:, start : start + width].addmm_(hidden[:, member], b.t())
+                flat[:, start : start + width].addmm_(hidden[:, member], b.flatten(1).t())
             start += width
+
+
+def _fill(stacks: Mapping[tuple[int, str], _Stack], slot: int, adapter: AdapterWeights) -> None:
+    """Write an adapter into a slot of all stacks, over whatever was in it."""
+    for (layer, group), stack in stacks.items():
+        for member, (name, b) in enumerate(zip(GROUPS[group], stack.b, strict=True)):
+            stack.a[member, slot].zero_()
+            if b is None:
+                continue
+            b[:, slot].zero_()
+            pair = adapter.matrices.get((layer, name))
+            if pair is not None:
+                rank = pair[0].shape[0]
+                stack.a[member, slot, :rank] = pair[0]
+                b[:, slot, :rank] = pair[1]

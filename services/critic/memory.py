@@ -19,8 +19,8 @@ log = logging.getLogger("mondrian.critic")
 def fit(model: VisionLanguageModel, options: EngineOptions, adapter_bytes: int) -> EngineOptions:
     """Return the options with a slot no longer than the model's own reach, and log what the device will hold.
 
-    `adapter_bytes` is what adapters may take. Raises `ConfigurationError` when weights, slots and adapters do not fit
-    into the device's memory together.
+    `adapter_bytes` is what adapters may take. Raises `ConfigurationError` when the slots (on a GPU: slots and
+    adapters) do not fit beside the weights that are loaded already.
     """
     config = model.network.config.text_config
     options = dataclasses.replace(options, max_tokens=min(options.max_tokens, config.max_position_embeddings))
@@ -40,11 +40,12 @@ def fit(model: VisionLanguageModel, options: EngineOptions, adapter_bytes: int) 
         model.device, _size(weights), options.slots, options.max_tokens, _size(slots), _size(adapter_bytes),
         _size(options.vision_cache_bytes), "unknown" if free is None else _size(free),
     )  # fmt: skip
-    if free is not None and slots > free:
+    needed = slots + (adapter_bytes if model.device.type == "cuda" else 0)
+    if free is not None and needed > free:
         raise ConfigurationError(
-            f"{options.slots} slots of {options.max_tokens:,} tokens take {_size(slots)}, and {model.device} has "
-            f"{_size(free)} left beside the weights: lower MONDRIAN_CRITIC_MAX_BATCH or "
-            "MONDRIAN_CRITIC_MAX_CONTEXT_TOKENS."
+            f"{options.slots} slots of {options.max_tokens:,} tokens take {_size(slots)} and adapters up to "
+            f"{_size(adapter_bytes)}, and {model.device} has {_size(free)} left: lower MONDRIAN_CRITIC_MAX_BATCH, "
+            "MONDRIAN_CRITIC_MAX_CONTEXT_TOKENS or MONDRIAN_CRITIC_ADAPTERS_MAX_BYTES."
         )
     return options
 

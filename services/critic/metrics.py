@@ -14,5 +14,8 @@ FIRST_TOKEN_SECONDS: Final = Histogram(
 TOKENS: Final = Counter("mondrian_critic_tokens_total", "Tokens of finished critiques.", ["kind"])
 FINISHED: Final = Counter("mondrian_critic_finished_total", "Finished critiques, by why they ended.", ["reason"])
 FELL_BACK: Final = Counter("mondrian_critic_fell_back_total", "Critiques by the base model for want of an adapter.")
+INVENTED: Final = Counter(
+    "mondrian_critic_invented_titles_total", "Titles that critiques with context name and were not given."
+)
 ROWS: Final = Gauge("mondrian_critic_rows", "Critiques that are being written.")
 ADAPTERS: Final = Gauge("mondrian_critic_adapters", "Adapters by state.", ["state"])

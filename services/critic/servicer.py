@@ -18,9 +18,11 @@ from services.critic.conversions import (
     check_advisor,
     completion,
     grounding_text,
+    grounding_titles,
     sampling_params,
 )
 from services.critic.engine import Completed, Delta, Event
+from services.critic.grounding import invented_titles
 from services.critic.serving import Asked, Serving, Writing
 from services.critic.settings import CriticSettings
 
@@ -79,6 +81,7 @@ class CriticServicer(critic_pb2_grpc.CriticServiceServicer):
             advisor=check_advisor(request.advisor),
             instruction=request.instruction,
             context=grounding_text(request.grounding),
+            titles=tuple(grounding_titles(request.grounding)),
             params=sampling_params(request.generation_config, self._settings),
             deadline=time.monotonic() + self._settings.default_timeout_s if deadline is None else deadline,
         )
@@ -96,9 +99,14 @@ class CriticServicer(critic_pb2_grpc.CriticServiceServicer):
 async def _events(writing: Writing) -> AsyncGenerator[Event, None]:
     """Yields a critique's events, and stops its writing when nobody reads on."""
     metrics.ROWS.inc()
+    pieces: list[str] = []
     try:
         async for event in writing.generation:
+            if isinstance(event, Delta):
+                pieces.append(event.text)
             yield event
+        if writing.asked.context is not None:
+            metrics.INVENTED.inc(len(invented_titles("".join(pieces), writing.asked.titles)))
     finally:
         metrics.ROWS.dec()
         writing.generation.cancel()

@@ -38,12 +38,14 @@ _PROOF: Final = SamplingParams(max_tokens=4)
 
 @dataclass(frozen=True)
 class Asked:
-    """A request in the service's own terms; `content` is the encoded photograph, `context` the grounding or None."""
+    """A request in the service's own terms; `content` is the encoded photograph, `context` the grounding or None,
+    `titles` the references in it, which alone may be named."""
 
     content: bytes
     advisor: str
     instruction: str
     context: str | None
+    titles: tuple[str, ...]
     params: SamplingParams
     deadline: float | None
 
@@ -55,6 +57,7 @@ class Writing:
     voice: Voice
     generation: Generation
     prepared_s: float
+    asked: Asked
 
 
 class Serving:
@@ -151,7 +154,7 @@ class Serving:
         finally:
             self._preparing -= 1
         voice, generation = await self._submit(engine, registry, asked, prompt)
-        return Writing(voice, generation, time.monotonic() - arrived)
+        return Writing(voice, generation, time.monotonic() - arrived, asked)
 
     def _refuse_if_full(self, engine: Engine) -> None:
         """Refuse before the photograph is decoded what would be refused after it."""

@@ -146,3 +146,41 @@ def test_a_batch_of_eight_adapters_adds_the_part_of_each() -> None:
         torch.testing.assert_close(out[row, :, 6:10], x[row] @ a.T @ b.T * adapter.scaling)
     assert out[:, :, :6].abs().max() == out[:, :, 10:].abs().max() == out[8].abs().max() == 0
     assert lora.route([None, None], 1) is None
+
+
+def test_a_slot_that_is_filled_again_holds_nothing_of_the_one_before() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, v = (0, "self_attn.q_proj"), (0, "self_attn.v_proj")
+
+    def adapter(rank: int, *places: tuple[int, str]) -> AdapterWeights:
+        pairs = {
+            place: (torch.randn(rank, 5, generator=generator), torch.randn(6, rank, generator=generator))
+            for place in places
+        }
+        return AdapterWeights(rank, 1.0, pairs)
+
+    def part(lora: StackedLora, slot: int) -> torch.Tensor:
+        out = torch.zeros(1, 1, 18)
+        lora.add(out, x, 0, "qkv", lora.route([slot], 1))
+        return out
+
+    widths = {"qkv": [6, 6, 6], "o": [6], "gate_up": [6, 6], "down": [6]}
+    x = torch.randn(1, 1, 5, generator=generator)
+    lora = StackedLora(widths, torch.device("cpu"), torch.float32)
+    stays = lora.load(adapter(4, q, v))
+    before = part(lora, stays)
+    goes = lora.load(adapter(4, q, v))
+    held = lora.nbytes
+    lora.unload(goes)
+    newcomer = adapter(2, v)
+    assert lora.load(newcomer) == goes
+    assert lora.nbytes == held
+    a, b = newcomer.matrices[v]
+    torch.testing.assert_close(part(lora, goes)[0, 0, 12:], x[0, 0] @ a.T @ b.T)
+    assert part(lora, goes)[..., :12].abs().max() == 0
+    # One of a greater rank, or for another Linear, moves all into larger stacks.
+    wider = [lora.load(adapter(8, v)), lora.load(adapter(1, (0, "mlp.up_proj")))]
+    torch.testing.assert_close(part(lora, stays), before)
+    for slot in (stays, goes, *wider):
+        lora.unload(slot)
+    assert lora.nbytes == 0

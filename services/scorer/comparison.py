@@ -6,7 +6,8 @@ all of this holds:
 - the advisor has at least 10 references;
 - its confidence is at least 0.4;
 - the score lies below the mean by more than max(k sd sqrt(1 + 1/n), 0.6) points, with a standard deviation of at least
-  0.5 points: the lower bound of where the advisor's next photograph would be expected (k = 1.3);
+  0.5 points: the lower bound of where the advisor's next photograph would be expected (k = 1.5: about one in fifteen of
+  the advisor's own lies lower);
 - it is one of the two that lie furthest below in this measure.
 
 Colours are not compared with tones: where photograph and references are of different kinds (the references more than
@@ -27,7 +28,7 @@ LEAST_REFERENCES: Final = 10
 LEAST_CONFIDENCE: Final = 0.4
 LEAST_GAP: Final = 0.6
 LEAST_STDDEV: Final = 0.5
-WIDTH: Final = 1.3
+WIDTH: Final = 1.5
 MOST_FLAGGED: Final = 2
 MOST_EXAMPLES: Final = 3
 _COLOR_HARMONY: Final = NAMES.index("color_harmony")

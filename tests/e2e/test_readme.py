@@ -105,7 +105,7 @@ def test_every_mondrian_command_runs(command: str, running: Running, folder: Pat
     if " models pull" in command:
         # Without a hub it says what to do.
         assert done.returncode == 1
-        assert "Qwen3-VL-4B-Instruct" in done.stderr + done.stdout
+        assert "from a machine that reaches a hub into" in done.stderr
     elif " doctor" in command:
         # What it finds is this machine's affair; that it says so in full is ours.
         assert done.returncode in (0, 1)

@@ -95,7 +95,8 @@ def test_a_batch_gives_each_photograph_its_result(running: Running) -> None:
 
 def test_the_advisor_is_listed_with_all_that_is_known_of_it(running: Running) -> None:
     listing = running.stub.ListAdvisors(gateway_pb2.ListAdvisorsRequest(), timeout=SOON)
-    (one,) = listing.advisors
+    # README's own advisor, Jane, may have been pre-computed beside it.
+    one = next(summary for summary in listing.advisors if summary.advisor.id == ADVISOR)
     assert (one.advisor.id, one.has_adapter, one.has_profile) == (ADVISOR, True, True)
     assert one.advisor.reference_count >= 24
     assert not listing.failures
@@ -108,7 +109,7 @@ def test_an_advisor_that_does_not_exist_is_one_sentence_in_every_mode(
     with pytest.raises(grpc.RpcError) as caught:
         running.stub.Analyze(running.request(mode, advisor="anselm"), timeout=SOON)
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
-    assert caught.value.details() == f"There is no advisor 'anselm'. Known: {ADVISOR}."
+    assert (caught.value.details() or "").startswith(f"There is no advisor 'anselm'. Known: {ADVISOR}")
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ class Textbook(embedder_pb2_grpc.EmbedderServiceServicer):
         self._model, self._transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
         self._model.eval()
 
-    def Embed(self, request: embedder_pb2.EmbedRequest, context: Any) -> embedder_pb2.EmbedResponse:  # type: ignore[override]
+    def Embed(self, request: embedder_pb2.EmbedRequest, context: Any) -> embedder_pb2.EmbedResponse:
         """Returns the embedding of a photograph."""
         image = Image.open(io.BytesIO(request.image.content))
         with torch.no_grad():

@@ -171,8 +171,8 @@ def _score_row(score: scorer_pb2.DimensionScore, columns: tuple[str, ...]) -> li
     if known:
         cells |= {
             "Mean": Text(f"{comparison.reference.mean:.1f} ± {comparison.reference.stddev:.1f}", style="dim"),
-            "Gap": Text(signed(comparison.gap_points), style=style),
-            "Percentile": Text(ordinal(comparison.percentile), style="dim"),
+            "Gap": Text("–" if comparison.not_comparable else signed(comparison.gap_points), style=style),
+            "Percentile": Text("–" if comparison.not_comparable else ordinal(comparison.percentile), style="dim"),
             "Best reference": Text(
                 plain(f"{best.score:.1f}  {best.title}"), style="dim", no_wrap=True, overflow="ellipsis"
             ),

@@ -173,15 +173,12 @@ def _base_model(authorship: critic_pb2.Authorship, advisor: str) -> list[str]:
 
 
 def _compared(scores: scorer_pb2.ScoreResponse) -> list[scorer_pb2.DimensionScore]:
-    """Returns the dimensions that are compared with the advisor's.
-
-    Points without a gap say that the scorer does not compare this one (a colour photograph's harmony with that of
-    monochrome references); none with a gap, that the references are too few for a standard deviation.
-    """
-    compared = [dimension for dimension in scores.dimensions if dimension.HasField("comparison")]
-    if not any(dimension.comparison.gap for dimension in compared):
-        return compared
-    return [dimension for dimension in compared if dimension.comparison.gap or not dimension.comparison.gap_points]
+    """Returns the dimensions that are compared with the advisor's; colour is not compared with monochrome."""
+    return [
+        dimension
+        for dimension in scores.dimensions
+        if dimension.HasField("comparison") and not dimension.comparison.not_comparable
+    ]
 
 
 def _beside_the_best(dimension: scorer_pb2.DimensionScore, *, compared: bool) -> str:

@@ -11,7 +11,7 @@ all of this holds:
 - it is one of the two that lie furthest below in this measure.
 
 Colours are not compared with tones: where photograph and references are of different kinds (the references more than
-half monochrome or not), color_harmony is neither flagged nor given a gap.
+half monochrome or not), color_harmony is neither flagged nor given a place among them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from typing import Final
+
+import numpy as np
 
 from services.scorer.dimensions import NAMES
 from services.scorer.references import AdvisorReferences, Reference
@@ -49,6 +51,8 @@ class Comparison:
     needs_work: bool
     advice: str
     """What to try; empty unless the score is below the mean."""
+    comparable: bool
+    """False where colour would be compared with monochrome; percentile, gap_points and gap are 0 then."""
     examples: tuple[Reference, ...]
     """Where work is needed: up to three references, the most telling first; none appears twice in one answer."""
 
@@ -73,11 +77,12 @@ def compare(scores: Scores, advisor: AdvisorReferences, photograph_id: str = "")
     examples = _examples(scores, advisor, flagged, photograph_id)
     return [
         Comparison(
-            percentile=50 * float((matrix[:, d] < one.score).mean() + (matrix[:, d] <= one.score).mean()),
-            gap_points=one.score - profile.distributions[d].mean,
+            percentile=_percentile(matrix[:, d], one.score) if comparable[d] else 0.0,
+            gap_points=one.score - profile.distributions[d].mean if comparable[d] else 0.0,
             gap=gaps[d],
             needs_work=d in flagged,
             advice=one.advice if one.score < profile.distributions[d].mean and comparable[d] else "",
+            comparable=comparable[d],
             examples=examples.get(d, ()),
         )
         for d, one in enumerate(scores.dimensions)
@@ -98,8 +103,12 @@ def note(scores: Scores, advisor: AdvisorReferences) -> str:
     if _kinds_differ(scores, advisor):
         ours = "monochrome" if scores.monochrome else "in colour"
         theirs = "in colour" if scores.monochrome else "monochrome"
-        sentences.append(f"The photograph is {ours} and most references are {theirs}: color_harmony is not compared.")
+        sentences.append(f"The photograph is {ours} and most references are {theirs}: color harmony is not compared.")
     return " ".join(sentences)
+
+
+def _percentile(references: np.ndarray, score: float) -> float:
+    return 50 * float((references < score).mean() + (references <= score).mean())
 
 
 def _kinds_differ(scores: Scores, advisor: AdvisorReferences) -> bool:

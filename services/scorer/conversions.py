@@ -82,6 +82,7 @@ def _dimension(
                 gap=comparison.gap,
                 needs_work=comparison.needs_work,
                 advice=comparison.advice,
+                not_comparable=not comparison.comparable,
                 examples=[_example(reference, index) for reference in comparison.examples],
             )
         )

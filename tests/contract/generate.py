@@ -6,7 +6,7 @@ python -m tests.contract.generate [--check] protos
 from __future__ import annotations
 
 import argparse
-import shutil
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -32,7 +32,14 @@ def generate(root: Path, out: Path) -> None:
     arguments = ["protoc", f"-I{root}", f"-I{Path(grpc_tools.__file__).parent / '_proto'}"]
     for plugin in ("python_out=", "grpc_python_out=", "mypy_out=quiet:", "mypy_grpc_out=quiet:"):
         arguments.append(f"--{plugin}{out}")
-    if protoc.main([*arguments, *sources(root)]) != 0:
+    # protoc looks for its plugins on the path; those of this environment come first, activated or not.
+    before = os.environ["PATH"]
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{before}"
+    try:
+        code = protoc.main([*arguments, *sources(root)])
+    finally:
+        os.environ["PATH"] = before
+    if code != 0:
         raise SystemExit("The protos do not compile.")
 
 
@@ -69,9 +76,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # protoc looks for its plugins on the path; those of this environment come first.
-    import os
-
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    assert shutil.which("protoc-gen-mypy"), "mypy-protobuf is not installed: make install"
     sys.exit(main())

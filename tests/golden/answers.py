@@ -65,8 +65,9 @@ def colour_beside_monochrome() -> scorer_pb2.ScoreResponse:
     answer = scores()
     harmony = answer.dimensions[types_pb2.DIMENSION_COLOR_HARMONY - 1]
     harmony.score = 1.0
-    harmony.comparison.gap_points = -5.4
+    harmony.comparison.gap_points = 0.0
     harmony.comparison.gap = 0.0
+    harmony.comparison.not_comparable = True
     answer.note = "The photograph is in colour and most references are monochrome: color harmony is not compared."
     return answer
 

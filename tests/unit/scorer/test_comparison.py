@@ -113,9 +113,11 @@ def test_colours_are_not_compared_with_tones() -> None:
     advisor = making.advisor(_spread(), color_weight=0.0)
     photograph = making.scores(default=1.0, color_weight=1.0)
     found = compare(photograph, advisor)[HARMONY]
-    assert (found.gap, found.needs_work, found.advice) == (0.0, False, "")
-    assert "color_harmony is not compared" in note(photograph, advisor)
+    assert (found.comparable, found.needs_work, found.advice) == (False, False, "")
+    assert (found.gap, found.gap_points, found.percentile) == (0.0, 0.0, 0.0)
+    assert "color harmony is not compared" in note(photograph, advisor)
     same = compare(making.scores(default=1.0, color_weight=0.0), advisor)[HARMONY]
+    assert same.comparable
     assert same.gap < -3
 
 

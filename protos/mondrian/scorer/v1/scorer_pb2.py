@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from mondrian.types.v1 import types_pb2 as mondrian_dot_types_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmondrian/scorer/v1/scorer.proto\x12\x12mondrian.scorer.v1\x1a\x1dmondrian/types/v1/types.proto\"H\n\x0cScoreRequest\x12\'\n\x05image\x18\x01 \x01(\x0b\x32\x18.mondrian.types.v1.Image\x12\x0f\n\x07\x61\x64visor\x18\x02 \x01(\t\"\xd7\x01\n\rScoreResponse\x12\x36\n\ndimensions\x18\x01 \x03(\x0b\x32\".mondrian.scorer.v1.DimensionScore\x12\x0f\n\x07overall\x18\x02 \x01(\x02\x12\r\n\x05grade\x18\x03 \x01(\t\x12\x0e\n\x06scorer\x18\x04 \x01(\t\x12\x0f\n\x07release\x18\x05 \x01(\t\x12\x12\n\nmonochrome\x18\x06 \x01(\x08\x12+\n\x07timings\x18\x07 \x01(\x0b\x32\x1a.mondrian.types.v1.Timings\x12\x0c\n\x04note\x18\x08 \x01(\t\"\x83\x02\n\x0e\x44imensionScore\x12/\n\tdimension\x18\x01 \x01(\x0e\x32\x1c.mondrian.types.v1.Dimension\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x12\n\nconfidence\x18\x03 \x01(\x02\x12\x10\n\x08\x65vidence\x18\x04 \x03(\t\x12-\n\x08measures\x18\x05 \x03(\x0b\x32\x1b.mondrian.scorer.v1.Measure\x12(\n\x05\x62\x61sis\x18\x06 \x01(\x0e\x32\x19.mondrian.scorer.v1.Basis\x12\x32\n\ncomparison\x18\x07 \x01(\x0b\x32\x1e.mondrian.scorer.v1.Comparison\"4\n\x07Measure\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02\x12\x0c\n\x04unit\x18\x03 \x01(\t\"\xc9\x01\n\nComparison\x12\x33\n\treference\x18\x01 \x01(\x0b\x32 .mondrian.scorer.v1.Distribution\x12\x12\n\npercentile\x18\x02 \x01(\x02\x12\x12\n\ngap_points\x18\x03 \x01(\x02\x12\x0b\n\x03gap\x18\x04 \x01(\x02\x12\x12\n\nneeds_work\x18\x05 \x01(\x08\x12\x0e\n\x06\x61\x64vice\x18\x06 \x01(\t\x12-\n\x08\x65xamples\x18\x07 \x03(\x0b\x32\x1b.mondrian.scorer.v1.Example\"\x81\x01\n\x0c\x44istribution\x12\x0c\n\x04mean\x18\x01 \x01(\x02\x12\x0e\n\x06stddev\x18\x02 \x01(\x02\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\x12\x31\n\x0c\x62\x65st_example\x18\x04 \x01(\x0b\x32\x1b.mondrian.scorer.v1.Example\x12\x11\n\tquantiles\x18\x05 \x03(\x02\"=\n\x07\x45xample\x12\x14\n\x0creference_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x02\"$\n\x11GetProfileRequest\x12\x0f\n\x07\x61\x64visor\x18\x01 \x01(\t\"\xa9\x01\n\x12GetProfileResponse\x12\x0f\n\x07\x61\x64visor\x18\x01 \x01(\t\x12\x38\n\ndimensions\x18\x02 \x03(\x0b\x32$.mondrian.scorer.v1.DimensionProfile\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\x12\x18\n\x10monochrome_share\x18\x04 \x01(\x02\x12\x0e\n\x06scorer\x18\x05 \x01(\t\x12\x0f\n\x07release\x18\x06 \x01(\t\"{\n\x10\x44imensionProfile\x12/\n\tdimension\x18\x01 \x01(\x0e\x32\x1c.mondrian.types.v1.Dimension\x12\x36\n\x0c\x64istribution\x18\x02 \x01(\x0b\x32 .mondrian.scorer.v1.Distribution*a\n\x05\x42\x61sis\x12\x15\n\x11\x42\x41SIS_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x42\x41SIS_SIGNAL\x10\x01\x12\x14\n\x10\x42\x41SIS_MONOCHROME\x10\x02\x12\x19\n\x15\x42\x41SIS_SIGNAL_AND_CLIP\x10\x03\x32\xba\x01\n\rScorerService\x12L\n\x05Score\x12 .mondrian.scorer.v1.ScoreRequest\x1a!.mondrian.scorer.v1.ScoreResponse\x12[\n\nGetProfile\x12%.mondrian.scorer.v1.GetProfileRequest\x1a&.mondrian.scorer.v1.GetProfileResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmondrian/scorer/v1/scorer.proto\x12\x12mondrian.scorer.v1\x1a\x1dmondrian/types/v1/types.proto\"H\n\x0cScoreRequest\x12\'\n\x05image\x18\x01 \x01(\x0b\x32\x18.mondrian.types.v1.Image\x12\x0f\n\x07\x61\x64visor\x18\x02 \x01(\t\"\xd7\x01\n\rScoreResponse\x12\x36\n\ndimensions\x18\x01 \x03(\x0b\x32\".mondrian.scorer.v1.DimensionScore\x12\x0f\n\x07overall\x18\x02 \x01(\x02\x12\r\n\x05grade\x18\x03 \x01(\t\x12\x0e\n\x06scorer\x18\x04 \x01(\t\x12\x0f\n\x07release\x18\x05 \x01(\t\x12\x12\n\nmonochrome\x18\x06 \x01(\x08\x12+\n\x07timings\x18\x07 \x01(\x0b\x32\x1a.mondrian.types.v1.Timings\x12\x0c\n\x04note\x18\x08 \x01(\t\"\x83\x02\n\x0e\x44imensionScore\x12/\n\tdimension\x18\x01 \x01(\x0e\x32\x1c.mondrian.types.v1.Dimension\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x12\n\nconfidence\x18\x03 \x01(\x02\x12\x10\n\x08\x65vidence\x18\x04 \x03(\t\x12-\n\x08measures\x18\x05 \x03(\x0b\x32\x1b.mondrian.scorer.v1.Measure\x12(\n\x05\x62\x61sis\x18\x06 \x01(\x0e\x32\x19.mondrian.scorer.v1.Basis\x12\x32\n\ncomparison\x18\x07 \x01(\x0b\x32\x1e.mondrian.scorer.v1.Comparison\"4\n\x07Measure\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02\x12\x0c\n\x04unit\x18\x03 \x01(\t\"\xe1\x01\n\nComparison\x12\x33\n\treference\x18\x01 \x01(\x0b\x32 .mondrian.scorer.v1.Distribution\x12\x12\n\npercentile\x18\x02 \x01(\x02\x12\x12\n\ngap_points\x18\x03 \x01(\x02\x12\x0b\n\x03gap\x18\x04 \x01(\x02\x12\x12\n\nneeds_work\x18\x05 \x01(\x08\x12\x0e\n\x06\x61\x64vice\x18\x06 \x01(\t\x12-\n\x08\x65xamples\x18\x07 \x03(\x0b\x32\x1b.mondrian.scorer.v1.Example\x12\x16\n\x0enot_comparable\x18\x08 \x01(\x08\"\x81\x01\n\x0c\x44istribution\x12\x0c\n\x04mean\x18\x01 \x01(\x02\x12\x0e\n\x06stddev\x18\x02 \x01(\x02\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\x12\x31\n\x0c\x62\x65st_example\x18\x04 \x01(\x0b\x32\x1b.mondrian.scorer.v1.Example\x12\x11\n\tquantiles\x18\x05 \x03(\x02\"=\n\x07\x45xample\x12\x14\n\x0creference_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x02\"$\n\x11GetProfileRequest\x12\x0f\n\x07\x61\x64visor\x18\x01 \x01(\t\"\xa9\x01\n\x12GetProfileResponse\x12\x0f\n\x07\x61\x64visor\x18\x01 \x01(\t\x12\x38\n\ndimensions\x18\x02 \x03(\x0b\x32$.mondrian.scorer.v1.DimensionProfile\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\x12\x18\n\x10monochrome_share\x18\x04 \x01(\x02\x12\x0e\n\x06scorer\x18\x05 \x01(\t\x12\x0f\n\x07release\x18\x06 \x01(\t\"{\n\x10\x44imensionProfile\x12/\n\tdimension\x18\x01 \x01(\x0e\x32\x1c.mondrian.types.v1.Dimension\x12\x36\n\x0c\x64istribution\x18\x02 \x01(\x0b\x32 .mondrian.scorer.v1.Distribution*a\n\x05\x42\x61sis\x12\x15\n\x11\x42\x41SIS_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x42\x41SIS_SIGNAL\x10\x01\x12\x14\n\x10\x42\x41SIS_MONOCHROME\x10\x02\x12\x19\n\x15\x42\x41SIS_SIGNAL_AND_CLIP\x10\x03\x32\xba\x01\n\rScorerService\x12L\n\x05Score\x12 .mondrian.scorer.v1.ScoreRequest\x1a!.mondrian.scorer.v1.ScoreResponse\x12[\n\nGetProfile\x12%.mondrian.scorer.v1.GetProfileRequest\x1a&.mondrian.scorer.v1.GetProfileResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mondrian.scorer.v1.scorer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BASIS']._serialized_start=1428
-  _globals['_BASIS']._serialized_end=1525
+  _globals['_BASIS']._serialized_start=1452
+  _globals['_BASIS']._serialized_end=1549
   _globals['_SCOREREQUEST']._serialized_start=86
   _globals['_SCOREREQUEST']._serialized_end=158
   _globals['_SCORERESPONSE']._serialized_start=161
@@ -43,17 +43,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MEASURE']._serialized_start=640
   _globals['_MEASURE']._serialized_end=692
   _globals['_COMPARISON']._serialized_start=695
-  _globals['_COMPARISON']._serialized_end=896
-  _globals['_DISTRIBUTION']._serialized_start=899
-  _globals['_DISTRIBUTION']._serialized_end=1028
-  _globals['_EXAMPLE']._serialized_start=1030
-  _globals['_EXAMPLE']._serialized_end=1091
-  _globals['_GETPROFILEREQUEST']._serialized_start=1093
-  _globals['_GETPROFILEREQUEST']._serialized_end=1129
-  _globals['_GETPROFILERESPONSE']._serialized_start=1132
-  _globals['_GETPROFILERESPONSE']._serialized_end=1301
-  _globals['_DIMENSIONPROFILE']._serialized_start=1303
-  _globals['_DIMENSIONPROFILE']._serialized_end=1426
-  _globals['_SCORERSERVICE']._serialized_start=1528
-  _globals['_SCORERSERVICE']._serialized_end=1714
+  _globals['_COMPARISON']._serialized_end=920
+  _globals['_DISTRIBUTION']._serialized_start=923
+  _globals['_DISTRIBUTION']._serialized_end=1052
+  _globals['_EXAMPLE']._serialized_start=1054
+  _globals['_EXAMPLE']._serialized_end=1115
+  _globals['_GETPROFILEREQUEST']._serialized_start=1117
+  _globals['_GETPROFILEREQUEST']._serialized_end=1153
+  _globals['_GETPROFILERESPONSE']._serialized_start=1156
+  _globals['_GETPROFILERESPONSE']._serialized_end=1325
+  _globals['_DIMENSIONPROFILE']._serialized_start=1327
+  _globals['_DIMENSIONPROFILE']._serialized_end=1450
+  _globals['_SCORERSERVICE']._serialized_start=1552
+  _globals['_SCORERSERVICE']._serialized_end=1738
 # @@protoc_insertion_point(module_scope)

@@ -225,6 +225,7 @@ class Comparison(_message.Message):
     NEEDS_WORK_FIELD_NUMBER: _builtins.int
     ADVICE_FIELD_NUMBER: _builtins.int
     EXAMPLES_FIELD_NUMBER: _builtins.int
+    NOT_COMPARABLE_FIELD_NUMBER: _builtins.int
     percentile: _builtins.float
     """The share of the references that score lower, those that score the same counted half, 0 to 100."""
     gap_points: _builtins.float
@@ -235,6 +236,10 @@ class Comparison(_message.Message):
     """True for at most two dimensions: those that stand out below the references (README states the rule)."""
     advice: _builtins.str
     """What to try; empty unless the score is below the references' mean."""
+    not_comparable: _builtins.bool
+    """True where colour would be compared with monochrome, which says nothing: `reference` is given to be looked at,
+    and percentile, gap_points and gap are 0.
+    """
     @_builtins.property
     def reference(self) -> Global___Distribution:
         """The advisor's distribution of this dimension."""
@@ -253,10 +258,11 @@ class Comparison(_message.Message):
         needs_work: _builtins.bool = ...,
         advice: _builtins.str = ...,
         examples: _abc.Iterable[Global___Example] | None = ...,
+        not_comparable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "examples", b"examples", "gap", b"gap", "gap_points", b"gap_points", "needs_work", b"needs_work", "percentile", b"percentile", "reference", b"reference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "examples", b"examples", "gap", b"gap", "gap_points", b"gap_points", "needs_work", b"needs_work", "not_comparable", b"not_comparable", "percentile", b"percentile", "reference", b"reference"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

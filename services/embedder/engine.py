@@ -15,8 +15,9 @@ from services.core.batching import Batcher
 from services.core.errors import InvalidText, Overloaded, QueuedTooLong
 from services.core.images import ImageLimits, sha256
 from services.core.metrics import REFUSED
+from services.core.recent import Recent
 from services.embedder.encoder import Encoder, Tokens, Vector
-from services.embedder.known import Memory, SingleFlight
+from services.embedder.flights import SingleFlight
 from services.embedder.preprocessing import Pixels
 
 MAX_TEXT_CHARS = 1_000
@@ -76,7 +77,7 @@ class EmbeddingEngine:
             self._run, name="encoder", max_batch=max_batch, max_queue=self._permits, key=type
         )
         self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
-        self._memory = Memory(cache_entries)
+        self._recent: Recent[Hashable, Vector] = Recent(cache_entries)
         self._flights: SingleFlight[Embedded] = SingleFlight()
 
     @property
@@ -105,7 +106,7 @@ class EmbeddingEngine:
         """
         # Not in the decoding threads: whoever is to be refused, or is known, must not wait behind those being decoded.
         identity = sha256(content) if len(content) < _HASHED_INLINE else await asyncio.to_thread(sha256, content)
-        vector = self._memory.get(identity)
+        vector = self._recent.get(identity)
         if vector is None:
             vector = known(identity)
         if vector is not None:
@@ -123,7 +124,7 @@ class EmbeddingEngine:
         if len(text) > MAX_TEXT_CHARS:
             raise InvalidText(f"The text has {len(text):,} characters; send at most {MAX_TEXT_CHARS:,}.", field="text")
         key = ("text", text)
-        vector = self._memory.get(key)
+        vector = self._recent.get(key)
         if vector is not None:
             return Embedded(vector, cached=True)
         return await self._fly(key, lambda: self._embed_text(key, text), deadline)
@@ -174,7 +175,7 @@ class EmbeddingEngine:
 
     async def _embed(self, key: Hashable, item: _Photograph | _Text, decode_s: float) -> Embedded:
         vector, admission = await self._batcher.submit_measured(item)
-        self._memory.put(key, vector)
+        self._recent.put(key, vector)
         return Embedded(vector, False, decode_s, admission.queue_s, admission.compute_s)
 
     def _run(self, items: list[_Photograph | _Text]) -> Sequence[Vector]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from services.core.devices import device_memory_guard
 from services.core.errors import Overloaded, QueuedTooLong
 from services.core.images import ImageLimits, sha256
 from services.core.metrics import REFUSED
+from services.core.recent import Recent
 from services.scorer import photographs
 from services.scorer.scoring import Picture, Scorer, Scores
 
@@ -63,8 +63,7 @@ class ScoringEngine:
             self._run, name="scorer", max_batch=max_batch, max_queue=self._permits, key=lambda picture: picture.shape
         )
         self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
-        self._memory: OrderedDict[str, Scores] = OrderedDict()
-        self._cache_entries = cache_entries
+        self._recent: Recent[str, Scores] = Recent(cache_entries)
 
     @property
     def alive(self) -> bool:
@@ -84,7 +83,7 @@ class ScoringEngine:
             DeviceMemory: the batch does not fit into the device's memory.
         """
         identity = sha256(content) if len(content) < _HASHED_INLINE else await asyncio.to_thread(sha256, content)
-        scores = self._remembered(identity) or known(identity)
+        scores = self._recent.get(identity) or known(identity)
         if scores is not None:
             return Scored(identity, scores)
         wait = self._batcher.estimated_wait_s()
@@ -104,7 +103,7 @@ class ScoringEngine:
             scores, admission = await self._batcher.submit_measured(picture, deadline=deadline)
         finally:
             self._under_way -= 1
-        self._remember(identity, scores)
+        self._recent.put(identity, scores)
         return Scored(identity, scores, decode_s, admission.queue_s, admission.compute_s)
 
     async def warm_up(self) -> None:
@@ -124,15 +123,3 @@ class ScoringEngine:
         """Runs on the batcher's thread; all pictures are of one shape."""
         with device_memory_guard():
             return self.scorer.score(pictures)
-
-    def _remembered(self, identity: str) -> Scores | None:
-        scores = self._memory.get(identity)
-        if scores is not None:
-            self._memory.move_to_end(identity)
-        return scores
-
-    def _remember(self, identity: str, scores: Scores) -> None:
-        self._memory[identity] = scores
-        self._memory.move_to_end(identity)
-        while len(self._memory) > self._cache_entries:
-            self._memory.popitem(last=False)

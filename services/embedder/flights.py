@@ -1,41 +1,13 @@
-"""What is known already need not be computed: a bounded memory of embeddings, and one flight for equal requests."""
+"""Equal requests share one computation: whoever asks while it is under way waits for the same result."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from services.embedder.encoder import Vector
-
 T = TypeVar("T")
-
-
-class Memory:
-    """The embeddings used last, at most `entries`. For one event loop."""
-
-    def __init__(self, entries: int) -> None:
-        self._entries = entries
-        self._known: OrderedDict[Hashable, Vector] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def get(self, key: Hashable) -> Vector | None:
-        """Returns what is remembered under a key; None where nothing is."""
-        vector = self._known.get(key)
-        if vector is not None:
-            self._known.move_to_end(key)
-        return vector
-
-    def put(self, key: Hashable, vector: Vector) -> None:
-        """Remembers, and forgets what was used least recently."""
-        self._known[key] = vector
-        self._known.move_to_end(key)
-        while len(self._known) > self._entries:
-            self._known.popitem(last=False)
 
 
 @dataclass(eq=False)

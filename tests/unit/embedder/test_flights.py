@@ -1,28 +1,10 @@
-"""Memory forgets the oldest, and equal requests fly once."""
+"""Equal requests share one computation, and whoever leaves disturbs nobody."""
 
 from __future__ import annotations
 
 import asyncio
 
-import numpy as np
-
-from services.embedder.known import Memory, SingleFlight
-
-VECTOR = np.ones(2, np.float32)
-
-
-def test_memory_forgets_what_was_used_least_recently() -> None:
-    memory = Memory(2)
-    memory.put("a", VECTOR)
-    memory.put("b", VECTOR)
-    assert memory.get("a") is VECTOR
-    memory.put("c", VECTOR)
-    assert memory.get("b") is None
-    assert memory.get("a") is VECTOR
-    assert len(memory) == 2
-    nothing = Memory(0)
-    nothing.put("a", VECTOR)
-    assert nothing.get("a") is None
+from services.embedder.flights import SingleFlight
 
 
 class Computation:

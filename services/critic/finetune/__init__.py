@@ -9,3 +9,8 @@ wish it answers, the service's own where it is missing. Some hundreds of pairs a
 photographs (by their bytes, so that the same photograph is never on both sides) is held out: an adapter is published
 only when it writes their critiques better than the base model does, and better than the adapter in use.
 """
+
+from services.core import torchvision_shim
+
+# Before any module of this package imports peft, whichever is imported first.
+torchvision_shim.install()

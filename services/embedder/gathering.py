@@ -10,22 +10,12 @@ from services.core import images
 from services.core.advisors import AdvisorFolder, ReferenceFile
 from services.core.errors import ConfigurationError, InvalidImage
 from services.core.images import ImageLimits
+from services.core.precompute import Skipped
 from services.core.progress import Progress
 from services.embedder.catalogue import Catalogue, Entry, Photograph
 from services.embedder.encoder import Encoder
 from services.embedder.preprocessing import Pixels
 from services.embedder.work import Work
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A file that is not among the references."""
-
-    file_name: str
-    reason: str
-    """IMAGE_... as in the contract, FILE_UNREADABLE, or DUPLICATE."""
-    sentence: str
-    """Why, for the person who can mend it."""
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from services.core.advisors import AdvisorFolder
 from services.core.errors import ConfigurationError
 from services.core.images import ImageLimits
+from services.core.precompute import Skipped
 from services.core.progress import Progress
 from services.core.releases import Release, ReleaseStore
 from services.embedder.catalogue import FILE_NAME, Catalogue
 from services.embedder.encoder import Encoder
-from services.embedder.gathering import Skipped, Source, gather
+from services.embedder.gathering import Source, gather
 from services.embedder.index import IndexRecord
 from services.embedder.publishing import publish
 from services.embedder.work import Work

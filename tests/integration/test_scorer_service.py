@@ -25,7 +25,7 @@ from services.core.server import running
 from services.scorer.calibration import Calibration
 from services.scorer.component import ScorerComponent
 from services.scorer.dimensions import DIMENSIONS, NAMES
-from services.scorer.precompute import precompute
+from services.scorer.precomputation import precompute
 from services.scorer.scoring import Picture, Scorer, Scores
 from services.scorer.settings import ScorerSettings
 from tests.unit.scorer.pictures import advisor_folder, encoded, photograph, smooth

@@ -13,7 +13,8 @@ from services.core.images import ImageLimits
 from services.core.progress import progress
 from services.core.releases import ReleaseStore
 from services.scorer.calibration import Calibration
-from services.scorer.precompute import Outcome, precompute, run
+from services.scorer.precomputation import Outcome, precompute
+from services.scorer.precompute import run
 from services.scorer.profile import Profile
 from services.scorer.references import load_library
 from services.scorer.scoring import Picture, Scorer, Scores

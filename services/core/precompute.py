@@ -1,0 +1,62 @@
+"""What the commands that pre-compute an advisor have in common: their options, how they end, what they leave out.
+
+Nothing heavy is imported here, so that Ctrl-C is answered while a command's libraries are still being loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+INTERRUPTED: Final = "Interrupted; what was finished is kept, and the same command goes on from there."
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that is not among the references."""
+
+    file_name: str
+    reason: str
+    """IMAGE_... as in the contract, FILE_UNREADABLE, or DUPLICATE."""
+    sentence: str
+    """Why, for the person who can mend it."""
+
+
+def run_command(
+    module: str,
+    description: str,
+    body: Callable[[argparse.Namespace], Iterable[str]],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Returns the exit code of `python -m module`: 0 done, 2 with one sentence when it cannot be, 130 after Ctrl-C.
+
+    `body` gets the options (`advisor_dir`, `advisor_id`, `data_dir`, `quiet`), imports what it needs and returns what
+    it did, as sentences to be printed. `arguments` are those of the process where they are None.
+    """
+    try:
+        options = _parser(module, description).parse_args(arguments)
+        from services.core.errors import ConfigurationError
+
+        try:
+            for sentence in body(options):
+                print(sentence)
+        except ConfigurationError as error:
+            print(f"mondrian: {error}", file=sys.stderr)
+            return 2
+    except KeyboardInterrupt:
+        print(f"mondrian: {INTERRUPTED}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser(module: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    parser.add_argument("--advisor-dir", type=Path, required=True, help="the folder with references/ in it")
+    parser.add_argument("--advisor-id", help="the advisor's id; by default that of advisor.yaml, or the folder's name")
+    parser.add_argument("--data-dir", type=Path, help="the folder of the releases (MONDRIAN_DATA_DIR)")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    return parser

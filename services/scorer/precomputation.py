@@ -1,0 +1,208 @@
+"""One run of precompute: an advisor's folder becomes part of the current release."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from services.core.advisors import AdvisorFolder, ReferenceFile
+from services.core.errors import ConfigurationError, InvalidImage
+from services.core.images import ImageLimits, sha256
+from services.core.precompute import Skipped
+from services.core.progress import Progress
+from services.core.releases import Release, ReleaseStore, Writer
+from services.scorer import photographs
+from services.scorer.references import (
+    AdvisorReferences,
+    Library,
+    Reference,
+    load_library,
+    profile_file,
+    reference_to_json,
+    references_file,
+)
+from services.scorer.scoring import Picture, Scorer, Scores
+from services.scorer.work import Work
+
+_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did."""
+
+    release: Release
+    """The release that is current now."""
+    advisor: AdvisorReferences
+    computed: int
+    """How many references were measured in this run."""
+    skipped: tuple[Skipped, ...]
+    left_behind: tuple[str, ...]
+    """Advisors of the release before that another scorer measured and that must be pre-computed again."""
+
+
+@dataclass
+class _Findings:
+    files: dict[str, ReferenceFile] = field(default_factory=dict)
+    scores: dict[str, Scores] = field(default_factory=dict)
+    skipped: list[Skipped] = field(default_factory=list)
+    computed: int = 0
+
+
+def precompute(
+    folder: AdvisorFolder,
+    scorer: Scorer,
+    store: ReleaseStore,
+    *,
+    limits: ImageLimits,
+    keep: int = 5,
+    report: Callable[[str, int], contextlib.AbstractContextManager[Progress]],
+) -> Outcome:
+    """Publishes a release with the advisor's photographs and returns what was done.
+
+    `keep` older releases are left to roll back to. `report` makes the progress of a title and a number of photographs.
+
+    Raises:
+        WriterBusy: another precompute runs.
+        ReleaseDamaged: the current release, whose other advisors would have to be kept, is damaged.
+        ConfigurationError: no photograph of the folder can be used, or the store cannot be written to.
+    """
+    with store.writer() as writer:
+        before = store.current()
+        library = _library(before, scorer)
+        left_behind = tuple(one for one in sorted(before.manifest.counts) if one != folder.id) if before else ()
+        work = Work(store.work, scorer.id)
+        with report(f"Scoring {folder.id}", len(folder.photographs)) as shown:
+            findings = _gather(folder, scorer, work, library, limits, shown)
+        if not findings.scores:
+            first = findings.skipped[0]
+            raise ConfigurationError(
+                f"None of the {len(folder.photographs)} photographs of {folder.id} can be used; the first: "
+                f"{first.file_name}: {first.sentence}"
+            )
+        advisor = AdvisorReferences.of(
+            folder.id,
+            scorer.id,
+            [
+                Reference(one, file.title, file.file_name, file.best_for, findings.scores[one])
+                for one, file in findings.files.items()
+            ],
+        )
+        release = _publish(writer, scorer, advisor, findings.skipped, before if library else None)
+        writer.collect(keep)
+        work.clear()
+    return Outcome(release, advisor, findings.computed, tuple(findings.skipped), () if library else left_behind)
+
+
+def _library(before: Release | None, scorer: Scorer) -> Library | None:
+    """Returns what the release before says, None where it is of another scorer or cannot be read: then all is new."""
+    if before is None:
+        return None
+    try:
+        return load_library(before, scorer.id)
+    except ConfigurationError:
+        return None
+
+
+def _gather(
+    folder: AdvisorFolder,
+    scorer: Scorer,
+    work: Work,
+    library: Library | None,
+    limits: ImageLimits,
+    shown: Progress,
+) -> _Findings:
+    """Finds the scores of every usable photograph, measuring those that nobody has; progress tells what is kept."""
+    findings = _Findings()
+    for sentence in folder.notices:
+        shown.say(sentence)
+    for start in range(0, len(folder.photographs), _CHUNK):
+        waiting: dict[str, Picture] = {}
+        chunk = folder.photographs[start : start + _CHUNK]
+        for file in chunk:
+            try:
+                identity, picture = _look(file, findings, work, library, limits)
+            except InvalidImage as error:
+                _skip(findings, shown, Skipped(file.file_name, error.reason, str(error)))
+            except OSError as error:
+                sentence = f"it cannot be read ({error.strerror})."
+                _skip(findings, shown, Skipped(file.file_name, "FILE_UNREADABLE", sentence))
+            else:
+                if identity in findings.files:
+                    sentence = f"it has the same bytes as {findings.files[identity].file_name}."
+                    _skip(findings, shown, Skipped(file.file_name, "DUPLICATE", sentence))
+                    continue
+                findings.files[identity] = file
+                if picture is not None:
+                    waiting[identity] = picture
+        ids = list(waiting)
+        for positions in photographs.batches(list(waiting.values()), 8):
+            batch = [ids[position] for position in positions]
+            scored = dict(zip(batch, scorer.score([waiting[one] for one in batch]), strict=True))
+            work.put(scored)
+            findings.scores.update(scored)
+            findings.computed += len(scored)
+        shown.advance(len(chunk))
+    return findings
+
+
+def _look(
+    file: ReferenceFile, findings: _Findings, work: Work, library: Library | None, limits: ImageLimits
+) -> tuple[str, Picture | None]:
+    """Returns a file's id, and the picture that has to be measured; None where its scores are known."""
+    content = file.path.read_bytes()
+    identity = sha256(content)
+    if identity in findings.files:
+        return identity, None
+    scores = work.get(identity) or (library.scores_of(identity) if library else None)
+    if scores is not None:
+        findings.scores[identity] = scores
+        return identity, None
+    return identity, photographs.picture(content, limits)
+
+
+def _skip(findings: _Findings, shown: Progress, skipped: Skipped) -> None:
+    findings.skipped.append(skipped)
+    shown.say(f"{skipped.file_name} is skipped: {skipped.sentence}")
+
+
+def _publish(
+    writer: Writer, scorer: Scorer, advisor: AdvisorReferences, skipped: Sequence[Skipped], before: Release | None
+) -> Release:
+    advisor_id = advisor.profile.advisor
+    counts = {advisor_id: advisor.profile.count}
+    left_out = {advisor_id: [vars(one) for one in skipped]}
+    with writer.stage() as staged:
+        if before is not None:
+            for other, count in before.manifest.counts.items():
+                if other == advisor_id:
+                    continue
+                counts[other] = count
+                left_out[other] = before.manifest.extra["skipped"].get(other, [])
+                for name in (profile_file(other), references_file(other)):
+                    shutil.copyfile(before.file(name), staged / name)
+        (staged / profile_file(advisor_id)).write_text(advisor.profile.to_json(), encoding="utf-8")
+        lines = "".join(f"{reference_to_json(reference)}\n" for reference in advisor.references)
+        (staged / references_file(advisor_id)).write_text(lines, encoding="utf-8")
+        return writer.publish(
+            staged, space_id=scorer.id, counts=counts, extra={"scorer": scorer.id, "skipped": left_out}
+        )
+
+
+def sentences(outcome: Outcome) -> list[str]:
+    """Returns what a run did, for people."""
+    profile = outcome.advisor.profile
+    lines = [
+        f"{profile.advisor}: {profile.count} references scored, {outcome.computed} of them new, by {profile.scorer}; "
+        f"release {outcome.release.id[:12]}."
+    ]
+    if outcome.skipped:
+        lines.append(f"{len(outcome.skipped)} files were skipped:")
+        lines.extend(f"  {one.file_name} ({one.reason}): {one.sentence}" for one in outcome.skipped)
+    if outcome.left_behind:
+        lines.append(
+            f"The scorer has changed: {', '.join(outcome.left_behind)} must be pre-computed again to be served."
+        )
+    return lines

@@ -1,0 +1,59 @@
+"""How the precompute commands end: with one sentence, whatever happens and whenever Ctrl-C comes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.core.errors import ConfigurationError
+from services.core.precompute import INTERRUPTED, run_command
+
+
+def test_a_command_prints_what_was_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def body(options: argparse.Namespace) -> list[str]:
+        assert (options.advisor_dir, options.data_dir) == (tmp_path, None)
+        return [f"{options.advisor_id} is done.", f"quiet: {options.quiet}."]
+
+    arguments = ["--advisor-dir", str(tmp_path), "--advisor-id", "ansel", "--quiet"]
+    assert run_command("services.some.precompute", "Does something.", body, arguments) == 0
+    assert capsys.readouterr().out == "ansel is done.\nquiet: True.\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [(ConfigurationError("Mend it."), 2, "Mend it."), (KeyboardInterrupt(), 130, INTERRUPTED)],
+)
+def test_a_command_ends_with_one_sentence(
+    capsys: pytest.CaptureFixture[str], error: BaseException, code: int, sentence: str
+) -> None:
+    def body(options: argparse.Namespace) -> list[str]:
+        raise error
+
+    assert run_command("services.some.precompute", "Does something.", body, ["--advisor-dir", "."]) == code
+    assert capsys.readouterr() == ("", f"mondrian: {sentence}\n")
+
+
+@pytest.mark.parametrize("service", ["embedder", "scorer"])
+def test_ctrl_c_while_the_libraries_are_loading_leaves_one_sentence(tmp_path: Path, service: str) -> None:
+    # A module that is interrupted while it is imported, in the place of the one that brings the model's libraries.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in ('numpy', 'torch'):\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-m", f"services.{service}.precompute", "--advisor-dir", str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", f"mondrian: {INTERRUPTED}\n")

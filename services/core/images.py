@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from PIL import (
@@ -136,6 +138,20 @@ def upright_size(content: bytes, *, limits: ImageLimits = DEFAULT_LIMITS) -> tup
     return (height, width) if pixels.orientation_of(image) >= pixels.FIRST_ON_ITS_SIDE else (width, height)
 
 
+def read_file(path: Path, *, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
+    """Returns the bytes of a photograph's file; one beyond the limits is not read into memory.
+
+    Raises:
+        InvalidImage: IMAGE_TOO_LARGE.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(limits.max_bytes + 1)
+        if len(content) > limits.max_bytes:
+            raise _too_large(os.fstat(file.fileno()).st_size, limits)
+    return content
+
+
 def sha256(content: bytes) -> str:
     """Returns the identity of a file's bytes: 64 lower-case hex characters."""
     return hashlib.sha256(content).hexdigest()
@@ -157,11 +173,7 @@ def _open(content: bytes, limits: ImageLimits) -> Image.Image:
     if not content:
         raise InvalidImage(f"The photograph is empty (0 bytes); send the bytes of {ACCEPTED}.", reason="IMAGE_EMPTY")
     if len(content) > limits.max_bytes:
-        raise InvalidImage(
-            f"The photograph has {len(content) / 2**20:,.1f} MiB, more than the"
-            f" {limits.max_bytes / 2**20:,.0f} MiB accepted; save it as a JPEG of quality 90 or at fewer pixels.",
-            reason="IMAGE_TOO_LARGE",
-        )
+        raise _too_large(len(content), limits)
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         width, height = image.size
@@ -194,6 +206,14 @@ def _unopened(content: bytes) -> InvalidImage:
         if start[offset:].startswith(signature):
             return InvalidImage(f"This is {name}, not {ACCEPTED}; export the photograph as a JPEG.")
     return InvalidImage(f"This is not a photograph that can be read; send {ACCEPTED}.")
+
+
+def _too_large(size: int, limits: ImageLimits) -> InvalidImage:
+    return InvalidImage(
+        f"The photograph has {size / 2**20:,.1f} MiB, more than the"
+        f" {limits.max_bytes / 2**20:,.0f} MiB accepted; save it as a JPEG of quality 90 or at fewer pixels.",
+        reason="IMAGE_TOO_LARGE",
+    )
 
 
 def _damaged(content: bytes, image: Image.Image, error: Exception) -> InvalidImage:

@@ -141,14 +141,7 @@ def _in_order(
 
 def _prepare(file: ReferenceFile, encoder: Encoder, source: Source, limits: ImageLimits) -> _Prepared | Skipped:
     try:
-        size = file.path.stat().st_size
-        if size > limits.max_bytes:
-            return Skipped(
-                file.file_name,
-                "IMAGE_TOO_LARGE",
-                f"it has {size / 2**20:,.0f} MiB, more than the {limits.max_bytes / 2**20:,.0f} MiB accepted.",
-            )
-        content = file.path.read_bytes()
+        content = images.read_file(file.path, limits=limits)
         identity = images.sha256(content)
         if source.get(identity) is not None:
             return _Prepared(file, identity)

@@ -7,9 +7,10 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from services.core import images
 from services.core.advisors import AdvisorFolder, ReferenceFile
 from services.core.errors import ConfigurationError, InvalidImage
-from services.core.images import ImageLimits, sha256
+from services.core.images import ImageLimits
 from services.core.precompute import Skipped
 from services.core.progress import Progress
 from services.core.releases import Release, ReleaseStore, Writer
@@ -152,8 +153,8 @@ def _look(
     file: ReferenceFile, findings: _Findings, work: Work, library: Library | None, limits: ImageLimits
 ) -> tuple[str, Picture | None]:
     """Returns a file's id, and the picture that has to be measured; None where its scores are known."""
-    content = file.path.read_bytes()
-    identity = sha256(content)
+    content = images.read_file(file.path, limits=limits)
+    identity = images.sha256(content)
     if identity in findings.files:
         return identity, None
     scores = work.get(identity) or (library.scores_of(identity) if library else None)

@@ -313,6 +313,20 @@ def test_refuses_300_megabytes_unopened() -> None:
     assert reason_of(bytes(300 * 1024 * 1024)) == "IMAGE_TOO_LARGE"
 
 
+def test_reads_no_file_beyond_the_limits_into_memory(tmp_path: Path) -> None:
+    path = tmp_path / "large.jpg"
+    # A hole of 8 GiB: it takes no space on the disk, and would take all the memory if it were read.
+    with path.open("wb") as file:
+        file.truncate(8 << 30)
+    with pytest.raises(InvalidImage, match=r"has 8,192\.0 MiB, more than the 15 MiB accepted") as refused:
+        images.read_file(path)
+    assert refused.value.reason == "IMAGE_TOO_LARGE"
+    path.write_bytes(b"12345678")
+    assert images.read_file(path, limits=images.ImageLimits(max_bytes=8)) == b"12345678"
+    with pytest.raises(InvalidImage):
+        images.read_file(path, limits=images.ImageLimits(max_bytes=7))
+
+
 def test_limits_are_inclusive() -> None:
     content = saved(gradient(40, 30), "PNG")
     exact = images.ImageLimits(max_bytes=len(content), max_pixels=1200, max_side=40, max_decoded_pixels=1200)

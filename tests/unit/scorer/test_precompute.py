@@ -100,17 +100,21 @@ def test_files_that_cannot_be_used_are_named_with_a_reason(tmp_path: Path) -> No
     references = folder / "references"
     (references / "broken.jpg").write_bytes(encoded(smooth(9), "JPEG")[:300])
     (references / "empty.png").write_bytes(b"")
+    with (references / "large.png").open("wb") as file:
+        file.truncate(300 << 20)
     (references / "same.png").write_bytes((references / "000.png").read_bytes())
     outcome = _run(ReleaseStore(tmp_path / "s"), folder, CountingScorer())
     assert {one.file_name: one.reason for one in outcome.skipped} == {
         "broken.jpg": "IMAGE_TRUNCATED",
         "empty.png": "IMAGE_EMPTY",
+        "large.png": "IMAGE_TOO_LARGE",
         "same.png": "DUPLICATE",
     }
     assert outcome.advisor.profile.count == 3
     assert [one["file_name"] for one in outcome.release.manifest.extra["skipped"]["ansel"]] == [
         "broken.jpg",
         "empty.png",
+        "large.png",
         "same.png",
     ]
 

@@ -56,6 +56,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+def critiques(folder: Path) -> None:
+    """Writes the file of critiques that the training of an adapter reads: two of each of Jane's photographs."""
+    photographs = folder / "photographs"
+    photographs.mkdir()
+    lines = []
+    for path in sorted((folder / "jane" / "references").iterdir()):
+        image = Image.open(path)
+        for half, left in (("left", 0), ("right", image.width // 2)):
+            name = f"photographs/{path.stem}-{half}.jpg"
+            image.crop((left, 0, left + image.width // 2, image.height)).save(folder / name)
+            lines.append(json.dumps({"photograph": name, "critique": "The fence leads in, and then lets go of you."}))
+    (folder / "critiques.jsonl").write_text("\n".join(lines) + "\n")
+
+
 def shell(command: str, folder: Path, running: Running, **variables: str) -> subprocess.CompletedProcess[str]:
     """Runs a line of README in bash; `grpcurl` is the stand-in that uses reflection as grpcurl does."""
     port = running.processes["gateway"].address.rpartition(":")[2]
@@ -118,6 +132,15 @@ def test_every_mondrian_command_runs(command: str, running: Running, folder: Pat
         assert len(json.loads(done.stdout)["scores"]["dimensions"]) == 8
     if "--report report.html" in command:
         assert "<svg" in (folder / "report.html").read_text()
+
+
+def test_a_voice_is_trained_and_published(running: Running, folder: Path) -> None:
+    critiques(folder)
+    (command,) = commands("python")
+    done = shell(command, folder, running, MONDRIAN_CRITIC_ADAPTERS_DIR=str(folder / "adapters"))
+    assert done.returncode == 0, done.stderr
+    assert "held-out loss" in done.stdout
+    assert (folder / "adapters" / "jane" / "adapter_model.safetensors").is_file()
 
 
 def test_up_serves_and_ends_on_a_signal(running: Running, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,8 @@ def _loss_in_use(
 
 def main(words: list[str] | None = None) -> int:
     """Run the command; return its exit code: 0 published, 2 cannot begin, 3 not better, 130 interrupted."""
+    # transformers' own deprecations, which whoever trains an adapter can do nothing about.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
         return finetune(arguments_of(words))
     except ConfigurationError as error:

@@ -12,9 +12,9 @@ import importlib.metadata
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Final, NoReturn, Protocol, runtime_checkable
+from typing import Final, NoReturn, Protocol, TypeVar, runtime_checkable
 
 import grpc
 import grpc.aio
@@ -34,6 +34,7 @@ log = logging.getLogger("mondrian.server")
 LIVENESS: Final = "liveness"
 """The health name that says whether the process should be restarted; a busy process is alive."""
 HEARTBEAT_S: Final = 1.0
+S = TypeVar("S", bound=ServiceSettings)
 _Status = health_pb2.HealthCheckResponse
 
 
@@ -228,12 +229,13 @@ async def serve(component: Component, settings: ServiceSettings) -> None:
     log.info("stopped")
 
 
-def main(component: Component, settings: ServiceSettings) -> NoReturn:
+def main(make_component: Callable[[S], Component], settings_class: type[S]) -> NoReturn:
     """Runs a service as a process and exits: 0 after a drain, 2 with one sentence when it cannot start."""
-    configure_logging(settings.log_level, settings.log_format)
-    log.info("mondrian %s", importlib.metadata.version("mondrian"))
     try:
-        asyncio.run(serve(component, settings))
+        settings = settings_class.load()
+        configure_logging(settings.log_level, settings.log_format)
+        log.info("mondrian %s", importlib.metadata.version("mondrian"))
+        asyncio.run(serve(make_component(settings), settings))
     except ConfigurationError as error:
         print(f"mondrian: {error}", file=sys.stderr)
         sys.exit(2)

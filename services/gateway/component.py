@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Final
 
 import grpc.aio
-from mondrian.gateway.v1 import gateway_pb2_grpc
+from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 
 from services.gateway.clients import CriticClient, EmbedderClient, ScorerClient
 from services.gateway.directory import Directory
@@ -17,14 +18,14 @@ from services.gateway.settings import GatewaySettings
 log = logging.getLogger("mondrian.gateway")
 
 
-class Gateway:
-    """GatewayService behind a server.
+class GatewayComponent:
+    """A services.core.server.Component.
 
     It is SERVING from the end of its start-up on, whatever becomes of a backend: combined answers name what failed,
     and a gateway that left the balancer with its backend would take the parts that still work with it.
     """
 
-    service_name = "mondrian.gateway.v1.GatewayService"
+    service_name: Final[str] = gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings

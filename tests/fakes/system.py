@@ -14,7 +14,7 @@ from mondrian.types.v1 import types_pb2
 from services.core.channels import channel_options
 from services.core.server import RunningServer
 from services.core.settings import ServiceSettings
-from services.gateway.component import Gateway
+from services.gateway.component import GatewayComponent
 from services.gateway.settings import GatewaySettings
 from tests.fakes.backends import PHOTOGRAPH, Fake, FakeComponent, FakeCritic, FakeEmbedder, FakeScorer
 
@@ -44,7 +44,7 @@ def served(fake: Fake, port: int = 0) -> RunningServer:
 async def gateway_at(settings: GatewaySettings) -> AsyncIterator[tuple[gateway_pb2_grpc.GatewayServiceAsyncStub, str]]:
     """Yields a stub of a gateway in this process, and its address."""
     async with (
-        RunningServer(Gateway(settings), settings) as server,
+        RunningServer(GatewayComponent(settings), settings) as server,
         grpc.aio.insecure_channel(server.address, channel_options()) as channel,
     ):
         yield gateway_pb2_grpc.GatewayServiceStub(channel), server.address

@@ -20,7 +20,7 @@ from mondrian.critic.v1 import critic_pb2, critic_pb2_grpc
 
 from services.core import errors
 from services.core.channels import channel_options
-from services.core.server import LIVENESS, RunningServer, running
+from services.core.server import LIVENESS, RunningServer, main, running
 from services.core.settings import ServiceSettings
 
 NAME = "mondrian.critic.v1.CriticService"
@@ -254,3 +254,15 @@ def test_core_gateway_and_command_line_import_no_model_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_settings_that_do_not_fit_end_the_process_with_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MONDRIAN_PORT", "99999")
+    with pytest.raises(SystemExit) as ended:
+        main(lambda settings: Toy(), ServiceSettings)
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("mondrian: The settings do not fit: MONDRIAN_PORT: ")
+    assert (printed.out, printed.err.count("\n")) == ("", 1)

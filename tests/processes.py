@@ -15,18 +15,11 @@ from typing import Final, Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from services.cli.roster import MALLOC, SERVICES
 from services.core.channels import channel_options
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-HEALTH_NAMES: Final = {
-    name: f"mondrian.{name}.v1.{name.capitalize()}Service" for name in ("embedder", "critic", "scorer", "gateway")
-}
-# As the images and the command line start them: without it glibc gives every large message back to the kernel.
-MALLOC: Final = {
-    "MALLOC_MMAP_THRESHOLD_": str(64 * 1024 * 1024),
-    "MALLOC_TRIM_THRESHOLD_": str(256 * 1024 * 1024),
-    "MALLOC_TOP_PAD_": str(16 * 1024 * 1024),
-}
+HEALTH_NAMES: Final = {service.name: service.health_name for service in SERVICES}
 
 
 def free_port() -> int:

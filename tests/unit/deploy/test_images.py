@@ -14,6 +14,7 @@ import pytest
 
 from deploy.images.project import requirements, write_metadata
 from deploy.verify.manifests import ROOT
+from services.cli.roster import MALLOC
 from tests.unit.deploy.conftest import SERVICES, project_version
 
 IMAGES = ROOT / "deploy" / "images"
@@ -53,11 +54,7 @@ def test_images_run_as_a_numeric_user_without_a_shell() -> None:
 
 def test_memory_is_kept_between_requests() -> None:
     environment = dict(stages()["service"])["ENV"]
-    for setting in (
-        "MALLOC_MMAP_THRESHOLD_=67108864",
-        "MALLOC_TRIM_THRESHOLD_=268435456",
-        "MALLOC_TOP_PAD_=16777216",
-    ):
+    for setting in (f"{name}={value}" for name, value in MALLOC.items()):
         assert setting in environment.split()
 
 

@@ -17,8 +17,6 @@ from services.cli.failures import CommandFailed
 from services.core.channels import channel_options
 from services.core.errors import ConfigurationError, rpc_status_of, status_of
 
-# A gateway that is there answers a connection at once; a second covers one that is just starting.
-CONNECT_S: Final = 1.0
 LIST_TIMEOUT_S: Final = 10.0
 
 

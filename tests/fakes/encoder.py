@@ -32,6 +32,8 @@ class FakeEncoder:
         self.gate.set()
         self.began = threading.Semaphore(0)
         """Released each time a batch begins."""
+        self.prepared = threading.Semaphore(0)
+        """Released each time a photograph is about to be ready for a batch."""
         self.failure: BaseException | None = None
         """Raised instead of an answer, once."""
 
@@ -41,6 +43,7 @@ class FakeEncoder:
 
     def pixels(self, photograph: Image.Image) -> Pixels:
         """See Encoder."""
+        self.prepared.release()
         return np.asarray(photograph.resize((SIDE, SIDE), Image.Resampling.BOX))
 
     def tokenize(self, text: str) -> Tokens:

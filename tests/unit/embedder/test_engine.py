@@ -141,8 +141,9 @@ async def test_when_full_one_more_is_refused_at_once_and_told_when_to_come_back(
 async def test_what_its_callers_have_left_is_not_computed(setting: Setting) -> None:
     first = await setting.busy()
     callers = [setting.ask(photograph(seed)) for seed in range(6)]
-    # Long enough for some to be decoded and to wait; whether they are makes no difference.
-    await asyncio.sleep(0.05)
+    # The first of all, and three of those that are about to leave.
+    for _ in range(4):
+        await asyncio.to_thread(setting.encoder.prepared.acquire)
     for caller in callers:
         caller.cancel()
     await asyncio.gather(*callers, return_exceptions=True)

@@ -13,9 +13,8 @@ from PIL import Image
 
 Pixels = NDArray[np.uint8]
 
-PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "retina")
 COLOURFUL = ("astronaut", "chelsea", "coffee", "rocket")
-"""Everyday colour photographs among them: no telescope, no microscope."""
+"""The everyday colour photographs of skimage.data: no telescope, no microscope."""
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The critic as a component of a server: the model, the engine around it, the adapters it follows."""
+"""What the critic's servicer answers from: the model, the engine around it, the adapters it follows."""
 
 from __future__ import annotations
 

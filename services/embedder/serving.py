@@ -1,4 +1,4 @@
-"""The embedder as a component of a server: the encoder, the engine around it, and the release it follows."""
+"""What the embedder's servicer answers from: the encoder, the engine around it, the release it follows."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Protocol
+from typing import Any
 
 import grpc.aio
 from mondrian.scorer.v1 import scorer_pb2, scorer_pb2_grpc
@@ -11,24 +11,9 @@ from mondrian.scorer.v1 import scorer_pb2, scorer_pb2_grpc
 from services.core.deadlines import deadline_of
 from services.core.errors import InvalidArgument
 from services.scorer.conversions import profile_response, score_response
-from services.scorer.engine import ScoringEngine
-from services.scorer.references import Library
-from services.scorer.scoring import Scores
+from services.scorer.serving import Serving
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-
-class Serving(Protocol):
-    """What the servicer answers from."""
-
-    def engine(self) -> ScoringEngine:
-        """Returns the engine; raises NotReady."""
-
-    def library(self) -> Library:
-        """Returns the release that is served; raises NotReady or NoRelease."""
-
-    def scores_of(self, photograph_id: str) -> Scores | None:
-        """Returns the scores of a reference."""
 
 
 class ScorerServicer(scorer_pb2_grpc.ScorerServiceServicer):

@@ -85,7 +85,7 @@ class Adapter:
 
 
 def base_of(network: Any, *, name: str, fingerprint: str) -> Base:
-    """Return what adapters of a loaded Qwen3-VL must fit."""
+    """Returns what adapters of a loaded Qwen3-VL must fit."""
     layers = network.model.language_model.layers
     shapes = {
         module: (linear.out_features, linear.in_features)
@@ -96,13 +96,13 @@ def base_of(network: Any, *, name: str, fingerprint: str) -> Base:
 
 
 def check_name(name: str) -> None:
-    """Raise `AdapterRefused` unless `name` can be an adapter's."""
+    """Raises `AdapterRefused` unless `name` can be an adapter's."""
     if not _NAME.fullmatch(name):
         raise AdapterRefused("its folder's name is not 1 to 64 of a-z, 0-9 and -")
 
 
 def read(folder: Path, base: Base, limits: AdapterLimits) -> Adapter:
-    """Return the adapter in `folder`, after every check.
+    """Returns the adapter in `folder`, after every check.
 
     Raises `AdapterRefused` with the reason, and OSError when a file cannot be read.
     """
@@ -118,7 +118,7 @@ def read(folder: Path, base: Base, limits: AdapterLimits) -> Adapter:
 
 
 def seal(folder: Path, base: Base, evaluation: Mapping[str, object] | None = None) -> Path:
-    """Write the manifest of the adapter in `folder`, and return its path.
+    """Writes the manifest of the adapter in `folder`, and returns its path.
 
     It names the base model (so that the adapter is refused beside another one) and the sha256 of both files (so that
     a flipped byte is found). `evaluation` is kept beside them, for people.
@@ -161,7 +161,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _check_config(config: dict[str, Any], limits: AdapterLimits) -> tuple[int, float]:
-    """Return rank and scaling."""
+    """Returns rank and scaling."""
     if config.get("peft_type") != "LORA":
         raise AdapterRefused(f"it is of type {config.get('peft_type')!r}, not LORA")
     if config.get("bias", "none") != "none":
@@ -181,7 +181,7 @@ def _check_config(config: dict[str, Any], limits: AdapterLimits) -> tuple[int, f
 
 
 def _check_targets(targets: object) -> None:
-    """Refuse target names outside the language model; a pattern is judged by the tensors it led to."""
+    """Refuses target names outside the language model; a pattern is judged by the tensors it led to."""
     if isinstance(targets, str) and targets:
         return
     if not isinstance(targets, list) or not targets:
@@ -202,7 +202,7 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def _check_base(config: dict[str, Any], manifest: dict[str, Any] | None, base: Base) -> None:
-    """Refuse an adapter of another base: by the fingerprint where a manifest names one, else by name."""
+    """Refuses an adapter of another base: by the fingerprint where a manifest names one, else by name."""
     if manifest is not None:
         if manifest["base"].get("fingerprint") != base.fingerprint:
             raise AdapterRefused(f"it was trained on other weights than those of {base.name} that are served")
@@ -231,7 +231,7 @@ def _header(folder: Path, limits: AdapterLimits) -> dict[str, TensorSpec]:
 def _check_tensors(
     header: dict[str, TensorSpec], config: dict[str, Any], rank: int, base: Base
 ) -> dict[tuple[int, str], tuple[str, str]]:
-    """Return the names of A and B for each (layer, Linear), once all of them are there and fit."""
+    """Returns the names of A and B for each (layer, Linear), once all of them are there and fit."""
     found: dict[tuple[int, str], dict[str, str]] = {}
     for name, spec in header.items():
         match = _TENSOR.fullmatch(name)

@@ -107,11 +107,11 @@ class AdapterRegistry:
         self._clock = itertools.count(1)
 
     def entries(self) -> list[Entry]:
-        """Return all adapters by name, those that are leaving included."""
+        """Returns all adapters by name, those that are leaving included."""
         return sorted((self._leaving | self._entries).values(), key=lambda entry: entry.name)
 
     async def voice(self, advisor: str) -> Voice:
-        """Return who answers for an advisor, after bringing its adapter back into memory where it had made room."""
+        """Returns who answers for an advisor, after bringing its adapter back into memory where it had made room."""
         if not advisor:
             return Voice(None)
         entry = self._entries.get(advisor)
@@ -130,7 +130,7 @@ class AdapterRegistry:
         return Voice(entry.key, entry.name, entry.revision)
 
     async def reconcile(self) -> None:
-        """Bring the engine to what the folder holds now. Raises `EngineStopped`."""
+        """Brings the engine to what the folder holds now. Raises `EngineStopped`."""
         present = await asyncio.to_thread(_scan, self._folder)
         async with self._changing:
             for name in self._entries.keys() - present.keys():
@@ -141,7 +141,7 @@ class AdapterRegistry:
                     await self._take(entry, stamp)
 
     async def watch(self, every_s: float) -> None:
-        """Reconcile every `every_s` seconds until the engine ends."""
+        """Reconciles every `every_s` seconds until the engine ends."""
         while True:
             await asyncio.sleep(every_s)
             try:
@@ -154,12 +154,12 @@ class AdapterRegistry:
                 log.exception("the adapters could not be reconciled")
 
     async def settled(self) -> None:
-        """Wait until every adapter that leaves has left."""
+        """Waits until every adapter that leaves has left."""
         while self._unloading:
             await asyncio.wait(set(self._unloading))
 
     async def _take(self, entry: Entry, stamp: _Stamp) -> None:
-        """Read, load, prove and use the content of an adapter's folder; keep what was used where that fails."""
+        """Reads, loads, proves and uses the content of an adapter's folder; keeps what was used where that fails."""
         entry.state = State.LOADING if entry.key is None else State.READY
         try:
             adapter = await asyncio.to_thread(adapter_format.read, self._folder / entry.name, self._base, self._limits)
@@ -206,7 +206,7 @@ class AdapterRegistry:
         log.info("adapter %s of revision %s is used (rank %d)", entry.name, entry.revision, entry.rank)
 
     def _make_room(self, size: int, newcomer: Entry) -> None:
-        """Take the least recently used adapters out of memory until `size` more bytes fit."""
+        """Takes the least recently used adapters out of memory until `size` more bytes fit."""
         loaded = [entry for entry in self._entries.values() if entry.key is not None and entry is not newcomer]
         loaded.sort(key=lambda entry: entry.used, reverse=True)
         while sum(entry.size_bytes for entry in loaded) + size > self._budget.max_bytes or (
@@ -230,7 +230,7 @@ class AdapterRegistry:
         self._unload(entry.key, entry)
 
     def _unload(self, key: str, leaving: Entry | None = None) -> None:
-        """Let the engine free an adapter once its critiques are written; nobody waits for it."""
+        """Lets the engine free an adapter once its critiques are written; nobody waits for it."""
 
         async def unload() -> None:
             with contextlib.suppress(EngineStopped):
@@ -244,7 +244,7 @@ class AdapterRegistry:
 
 
 def _scan(folder: Path) -> dict[str, _Stamp]:
-    """Return the adapters' folders by name, each with what changes when its files do."""
+    """Returns the adapters' folders by name, each with what changes when its files do."""
     if not folder.is_dir():
         return {}
     return {path.name: _stamp(path) for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._"}

@@ -44,12 +44,12 @@ class TensorSpec:
 
     @property
     def nbytes(self) -> int:
-        """Return the size of the tensor in bytes."""
+        """Returns the size of the tensor in bytes."""
         return self.stop - self.start
 
 
 def read_header(path: Path) -> dict[str, TensorSpec]:
-    """Return the tensors that the file at `path` holds, by name, from its header alone.
+    """Returns the tensors that the file at `path` holds, by name, from its header alone.
 
     `start` and `stop` are offsets from the beginning of the file. Raises `DamagedFileError` when the
     header is cut off, is not JSON, names an unknown dtype, or does not fit the file's own length, and
@@ -86,7 +86,7 @@ def _tensor_spec(file_name: str, name: str, entry: object, base: int) -> TensorS
 
 
 def _check_layout(file_name: str, tensors: dict[str, TensorSpec], base: int, size: int) -> None:
-    """Refuse gaps, overlaps and a file shorter or longer than its header says."""
+    """Refuses gaps, overlaps and a file shorter or longer than its header says."""
     place = base
     for spec in sorted(tensors.values(), key=lambda spec: (spec.start, spec.stop)):
         if spec.start != place:
@@ -97,7 +97,7 @@ def _check_layout(file_name: str, tensors: dict[str, TensorSpec], base: int, siz
 
 
 def model_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of the model in `folder`, sorted; one, or the shards of the index.
+    """Returns the safetensors files of the model in `folder`, sorted; one, or the shards of the index.
 
     Raises `ConfigurationError`, with the sentence for the operator, when the folder or a file is
     missing or only pickled weights are there.
@@ -138,7 +138,7 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def fingerprint(files: list[Path]) -> str:
-    """Return the lower-case hex sha256 that tells one base model from another in milliseconds.
+    """Returns the lower-case hex sha256 that tells one base model from another in milliseconds.
 
     It covers every tensor's name, dtype, shape and its first and last 2 KiB, in order of name, so
     that it is the same however the tensors are divided into files, and differs for another training

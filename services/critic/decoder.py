@@ -31,7 +31,7 @@ class _Fused:
 
 
 def _fuse(linears: Sequence[Any]) -> _Fused:
-    """Return the Linears as one matrix, and make each a view of its part."""
+    """Returns the Linears as one matrix, and makes each a view of its part."""
     if len(linears) == 1:
         return _Fused(linears[0].weight, linears[0].bias)
     weight = torch.cat([linear.weight for linear in linears])
@@ -84,7 +84,7 @@ class SlotDecoder:
     def prefill(
         self, prompts: Sequence[Prompt], features: Sequence[VisionFeatures], adapters: Sequence[int | None], first: int
     ) -> torch.Tensor:
-        """Read prompts into slots `first`, `first` + 1, ..., and return the logits [prompts, vocabulary] after each.
+        """Reads prompts into slots `first`, `first` + 1, ..., and returns the logits [prompts, vocabulary] after each.
 
         Prompts may differ in length: shorter ones are padded on the right, where causal attention cannot see, and
         what the padding leaves in a slot is overwritten before it can be read.
@@ -115,7 +115,7 @@ class SlotDecoder:
     def decode(
         self, tokens: Sequence[int], lengths: Sequence[int], positions: Sequence[int], adapters: Sequence[int | None]
     ) -> torch.Tensor:
-        """Add one token to each of the rows in slots 0, 1, ..., and return the logits [rows, vocabulary] after it.
+        """Adds one token to each of the rows in slots 0, 1, ..., and returns the logits [rows, vocabulary] after it.
 
         `lengths`: tokens that each slot holds already; `positions`: the new token's position.
         """
@@ -150,7 +150,7 @@ class SlotDecoder:
         places: torch.Tensor | None,
         deepstack: list[torch.Tensor],
     ) -> torch.Tensor:
-        """Return the last layer's output [rows, tokens, hidden]; `positions` [3, rows, tokens]."""
+        """Returns the last layer's output [rows, tokens, hidden]; `positions` [3, rows, tokens]."""
         cos, sin = (table[:, :, None] for table in self._rotary(x, positions))
         for index, layer in enumerate(self._layers):
             normed = functional.rms_norm(x, x.shape[-1:], layer.input_norm, self._eps)
@@ -196,6 +196,6 @@ class SlotDecoder:
 
 
 def widths(network: Any) -> dict[str, list[int]]:
-    """Return the number of outputs of each Linear of each group, the same in every layer."""
+    """Returns the number of outputs of each Linear of each group, the same in every layer."""
     layer = network.model.language_model.layers[0]
     return {group: [layer.get_submodule(name).out_features for name in names] for group, names in GROUPS.items()}

@@ -24,7 +24,7 @@ class TextAssembler:
         self._read = 0
 
     def push(self, token: int) -> str:
-        """Return the text that `token` completes; may be empty."""
+        """Returns the text that `token` completes; may be empty."""
         self._tokens.append(token)
         known, text = self._decoded()
         if len(text) <= len(known) or text.endswith(_UNFINISHED):
@@ -33,7 +33,7 @@ class TextAssembler:
         return text[len(known) :]
 
     def flush(self) -> str:
-        """Return what is still held back."""
+        """Returns what is still held back."""
         known, text = self._decoded()
         self._context = self._read = len(self._tokens)
         return text[len(known) :]

@@ -98,13 +98,13 @@ class Generation:
         self.cancelled = False
 
     def cancel(self) -> None:
-        """Stop writing at the next token; does nothing when it has ended."""
+        """Stops writing at the next token; does nothing when it has ended."""
         if not self.cancelled:
             self.cancelled = True
             self._on_cancel()
 
     def deliver(self, event: Event | Exception) -> None:
-        """Hand over an event; called by the engine, in the generation's own event loop."""
+        """Hands over an event; called by the engine, in the generation's own event loop."""
         self._events.put_nowait(event)
 
     def __aiter__(self) -> Generation:
@@ -129,7 +129,7 @@ class Engine(Protocol):
     """Writes critiques."""
 
     def prepare(self, image: Callable[[], Image.Image], key: str, write: Callable[[int], str]) -> Prompt:
-        """Return the prompt of a photograph and the text that `write` returns for its number of image tokens.
+        """Returns the prompt of a photograph and the text that `write` returns for its number of image tokens.
 
         `image` decodes the photograph (mode RGB) if it is needed; `key` is its identity. Heavy: call it off the event
         loop, from any thread. Raises `InvalidImage` and `InvalidArgument`.
@@ -139,7 +139,7 @@ class Engine(Protocol):
     def submit(
         self, prompt: Prompt, params: SamplingParams, *, adapter: str | None = None, deadline: float | None = None
     ) -> Generation:
-        """Queue a critique. `deadline`: seconds on `time.monotonic`'s clock.
+        """Queues a critique. `deadline`: seconds on `time.monotonic`'s clock.
 
         Raises at once `Overloaded` (no place, or the wait would outlast the deadline), `InvalidArgument` (the prompt
         is too long), `EngineStopped`, and `AdapterNotLoaded`.
@@ -147,21 +147,21 @@ class Engine(Protocol):
         ...
 
     async def load_adapter(self, key: str, weights: AdapterWeights) -> None:
-        """Make an adapter usable under `key`, between two steps. Raises `DeviceMemory` or `EngineStopped`."""
+        """Makes an adapter usable under `key`, between two steps. Raises `DeviceMemory` or `EngineStopped`."""
         ...
 
     async def unload_adapter(self, key: str) -> None:
-        """Take no new requests for an adapter, let those it has finish, then free it."""
+        """Takes no new requests for an adapter, lets those it has finish, then frees it."""
         ...
 
     def stats(self) -> EngineStats:
-        """Return what the engine is doing now."""
+        """Returns what the engine is doing now."""
         ...
 
     def healthy(self) -> bool:
-        """Return whether the engine is running and making progress."""
+        """Returns whether the engine is running and making progress."""
         ...
 
     async def close(self) -> None:
-        """End the engine; what is still being written fails with `EngineStopped`."""
+        """Ends the engine; what is still being written fails with `EngineStopped`."""
         ...

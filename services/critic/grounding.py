@@ -15,7 +15,7 @@ _QUOTED: Final = re.compile(r"[\"“«]\s*([A-Z][^\"“”«»\n]{2,118}?)\s*[\"
 
 
 def invented_titles(critique: str, given: Sequence[str]) -> list[str]:
-    """Return the quoted titles in `critique` that are none of those `given`, in order, each once.
+    """Returns the quoted titles in `critique` that are none of those `given`, in order, each once.
 
     Case, white space and a final full stop or comma do not tell titles apart; a quoted beginning of a given title
     counts as that title.

@@ -32,15 +32,15 @@ class KvPool:
 
     @property
     def nbytes(self) -> int:
-        """Return the size of the pool in bytes."""
+        """Returns the size of the pool in bytes."""
         return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
 
     def move(self, source: int, target: int, tokens: int) -> None:
-        """Copy the first `tokens` places of slot `source` to slot `target`."""
+        """Copies the first `tokens` places of slot `source` to slot `target`."""
         for tensor in (*self.keys, *self.values):
             tensor[target, :, :tokens] = tensor[source, :, :tokens]
 
 
 def pool_bytes(*, layers: int, slots: int, kv_heads: int, max_tokens: int, head_dim: int, dtype: torch.dtype) -> int:
-    """Return the bytes that a `KvPool` of this shape takes."""
+    """Returns the bytes that a `KvPool` of this shape takes."""
     return 2 * layers * slots * kv_heads * max_tokens * head_dim * dtype.itemsize

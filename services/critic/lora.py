@@ -38,7 +38,7 @@ class AdapterWeights:
 
     @property
     def nbytes(self) -> int:
-        """Return the size of the matrices in bytes."""
+        """Returns the size of the matrices in bytes."""
         return sum(t.numel() * t.element_size() for pair in self.matrices.values() for t in pair)
 
 
@@ -67,12 +67,12 @@ class StackedLora:
 
     @property
     def nbytes(self) -> int:
-        """Return the size of the stacked matrices in bytes."""
+        """Returns the size of the stacked matrices in bytes."""
         tensors = [t for s in self._stacks.values() for t in (s.a, *s.b) if t is not None]
         return sum(t.numel() * t.element_size() for t in tensors)
 
     def load(self, adapter: AdapterWeights) -> int:
-        """Place an adapter in a free slot, and return the slot."""
+        """Places an adapter in a free slot, and returns the slot."""
         if self._fits(adapter):
             slot = self._slots.index(None)
             _fill(self._stacks, slot, adapter)
@@ -93,13 +93,13 @@ class StackedLora:
         return slot
 
     def unload(self, slot: int) -> None:
-        """Free a slot that no row uses any more."""
+        """Frees a slot that no row uses any more."""
         self._slots[slot] = None
         if not any(self._slots):
             self._slots, self._rank, self._stacks = [], 0, {}
 
     def _fits(self, adapter: AdapterWeights) -> bool:
-        """Return whether there is a free slot of at least its rank for every Linear that it changes."""
+        """Returns whether there is a free slot of at least its rank for every Linear that it changes."""
         if None not in self._slots or adapter.rank > self._rank:
             return False
         kept = {
@@ -125,7 +125,7 @@ class StackedLora:
         return stacks
 
     def route(self, slots: Sequence[int | None], tokens: int) -> torch.Tensor | None:
-        """Return the block mask [rows * tokens, 1, all ranks] for rows that use the adapters in `slots` (None: the
+        """Returns the block mask [rows * tokens, 1, all ranks] for rows that use the adapters in `slots` (None: the
         base model), `tokens` each; None when no row uses any."""
         if all(slot is None for slot in slots):
             return None
@@ -138,7 +138,7 @@ class StackedLora:
         return mask.flatten(1).repeat_interleave(tokens, 0)[:, None].to(self._device, self._dtype)
 
     def add(self, out: torch.Tensor, x: torch.Tensor, layer: int, group: str, route: torch.Tensor | None) -> None:
-        """Add the adapters' part to `out` in place.
+        """Adds the adapters' part to `out` in place.
 
         `x`: [rows, tokens, inputs]; `out`: [rows, tokens, outputs of the whole group], contiguous.
         """
@@ -157,7 +157,7 @@ class StackedLora:
 
 
 def _fill(stacks: Mapping[tuple[int, str], _Stack], slot: int, adapter: AdapterWeights) -> None:
-    """Write an adapter into a slot of all stacks, over whatever was in it."""
+    """Writes an adapter into a slot of all stacks, over whatever was in it."""
     for (layer, group), stack in stacks.items():
         for member, (name, b) in enumerate(zip(GROUPS[group], stack.b, strict=True)):
             stack.a[member, slot].zero_()

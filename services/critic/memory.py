@@ -17,7 +17,7 @@ log = logging.getLogger("mondrian.critic")
 
 
 def fit(model: VisionLanguageModel, options: EngineOptions, adapter_bytes: int) -> EngineOptions:
-    """Return the options with a slot no longer than the model's own reach, and log what the device will hold.
+    """Returns the options with a slot no longer than the model's own reach, and logs what the device will hold.
 
     `adapter_bytes` is what adapters may take. Raises `ConfigurationError` when the slots (on a GPU: slots and
     adapters) do not fit beside the weights that are loaded already.
@@ -51,7 +51,7 @@ def fit(model: VisionLanguageModel, options: EngineOptions, adapter_bytes: int) 
 
 
 def _free_bytes(device: torch.device) -> int | None:
-    """Return the memory that can still be allocated on a device, None where it cannot be told."""
+    """Returns the memory that can still be allocated on a device, None where it cannot be told."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:

@@ -53,7 +53,7 @@ class VisionFeatures:
 
     @property
     def nbytes(self) -> int:
-        """Return the size in bytes."""
+        """Returns the size in bytes."""
         return sum(t.numel() * t.element_size() for t in (self.embeds, *self.deepstack))
 
 
@@ -72,7 +72,7 @@ class Prompt:
 
     @property
     def next_position(self) -> int:
-        """Return the position of the first token to be written (image tokens share rows and columns)."""
+        """Returns the position of the first token to be written (image tokens share rows and columns)."""
         return int(self.positions.max()) + 1
 
 
@@ -99,17 +99,17 @@ class VisionLanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Return where the weights are."""
+        """Returns where the weights are."""
         return self.network.device  # type: ignore[no-any-return]
 
     @property
     def dtype(self) -> torch.dtype:
-        """Return the dtype of the weights."""
+        """Returns the dtype of the weights."""
         return self.network.dtype  # type: ignore[no-any-return]
 
     @property
     def useful_side(self) -> int:
-        """Return the length in pixels of a photograph's short side beyond which more detail is lost on the model.
+        """Returns the length in pixels of a photograph's short side beyond which more detail is lost on the model.
 
         Three times the side of the greatest square that is read: a reduced decode of that size leaves
         the model's input as it is.
@@ -117,7 +117,7 @@ class VisionLanguageModel:
         return 3 * int((self._max_tokens * self._side**2) ** 0.5)
 
     def vision_inputs(self, image: Image.Image, key: str) -> VisionInputs:
-        """Return the photograph (mode RGB) as patches; `key` tells one photograph from another.
+        """Returns the photograph (mode RGB) as patches; `key` tells one photograph from another.
 
         Raises `InvalidImage` (IMAGE_ASPECT_RATIO) when its sides are too unlike for the model.
         """
@@ -134,7 +134,7 @@ class VisionLanguageModel:
         return VisionInputs(prepared["pixel_values"], (grid[0], grid[1], grid[2]), tokens, key)
 
     def prompt(self, image: VisionInputs, write: Callable[[int], str]) -> Prompt:
-        """Return the input made of a photograph and the text that `write` returns for its number of tokens.
+        """Returns the input made of a photograph and the text that `write` returns for its number of tokens.
 
         Raises `InvalidArgument` when the text spells other image tokens than the photograph's own.
         """
@@ -151,7 +151,7 @@ class VisionLanguageModel:
         return Prompt(tuple(ids), positions[:, 0], start, image)
 
     def features(self, images: Sequence[VisionInputs]) -> list[VisionFeatures]:
-        """Return what the vision tower makes of each photograph; one pass over all of them."""
+        """Returns what the vision tower makes of each photograph; one pass over all of them."""
         pixels = torch.cat([image.pixels for image in images]).to(self.device, self.dtype)
         grids = torch.tensor([image.grid for image in images], device=self.device)
         out = self.network.model.get_image_features(pixels, grids)
@@ -171,7 +171,7 @@ def load(
     name: str | None = None,
     max_image_tokens: int = 1024,
 ) -> VisionLanguageModel:
-    """Return the model in `folder`, in eval mode, on `device`; nothing is fetched and no code of the folder runs.
+    """Returns the model in `folder`, in eval mode, on `device`; nothing is fetched and no code of the folder runs.
 
     `name` is what replies call it; the folder's own name unless given. `max_image_tokens` caps the size at which
     photographs are read. Raises `ConfigurationError`, with the sentence for the operator, when the folder is not a

@@ -44,7 +44,7 @@ class InstructionTooLongError(ValueError):
 
 
 def plain_text(text: str) -> str:
-    """Return `text` such that it cannot spell a special token of any Qwen vocabulary.
+    """Returns `text` such that it cannot spell a special token of any Qwen vocabulary.
 
     Angle brackets become square ones, control characters other than the newline become
     spaces, unpaired surrogates (which no tokenizer can encode) become U+FFFD, and white space at
@@ -55,7 +55,7 @@ def plain_text(text: str) -> str:
 
 
 def instruction_text(instruction: str | None) -> str:
-    """Return the instruction that the model reads: the client's in plain text, or the default one.
+    """Returns the instruction that the model reads: the client's in plain text, or the default one.
 
     None, an empty text and white space mean the default. Raises `InstructionTooLongError`, with the
     sentence to show, when the client's is longer than `MAX_INSTRUCTION_CHARS` characters.
@@ -72,7 +72,7 @@ def instruction_text(instruction: str | None) -> str:
 def grounding_context(
     references: Sequence[tuple[str, float]] = (), scores: Mapping[str, float] | None = None
 ) -> str | None:
-    """Return the block of facts that other parts found, one line each, or None when there are none.
+    """Returns the block of facts that other parts found, one line each, or None when there are none.
 
     `references` are (title, cosine similarity in -1..1), nearest first; `scores` are dimension ->
     score in 0..10, in the order in which they are to be read. The mini model is trained to answer
@@ -85,7 +85,7 @@ def grounding_context(
 
 
 def user_text(instruction: str | None = None, context: str | None = None) -> str:
-    """Return the words of the user's turn, without the picture: instruction, then context if any.
+    """Returns the words of the user's turn, without the picture: instruction, then context if any.
 
     Both are made plain first. Raises `InstructionTooLongError`.
     """
@@ -95,7 +95,7 @@ def user_text(instruction: str | None = None, context: str | None = None) -> str
 
 
 def critique_messages(instruction: str | None = None, context: str | None = None) -> list[dict[str, object]]:
-    """Return the chat messages of a critique, for a server that applies a chat template by itself.
+    """Returns the chat messages of a critique, for a server that applies a chat template by itself.
 
     The template of Qwen3-VL renders them to `prompt_text(..., image_tokens=1)`: a test holds it.
     Raises `InstructionTooLongError`.
@@ -105,7 +105,7 @@ def critique_messages(instruction: str | None = None, context: str | None = None
 
 
 def prompt_text(instruction: str | None = None, *, image_tokens: int, context: str | None = None) -> str:
-    """Return the whole prompt, from the system message to the start of the assistant's turn.
+    """Returns the whole prompt, from the system message to the start of the assistant's turn.
 
     `image_tokens` (at least 1) is the number of merged patches of the picture,
     `image_grid_thw.prod() // merge_size**2`: so many `<|image_pad|>` stand in the text, and the
@@ -126,7 +126,7 @@ def _replacement(char: str) -> str:
 
 
 def _cut_at_line(text: str, limit: int) -> str:
-    """Return `text`, or as many of its whole first lines as fit into `limit` characters."""
+    """Returns `text`, or as many of its whole first lines as fit into `limit` characters."""
     if len(text) <= limit:
         return text
     head = text[: limit + 1]

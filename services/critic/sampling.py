@@ -40,7 +40,7 @@ class Sampler:
         self._seen = dict.fromkeys(prompt) if params.repetition_penalty != 1.0 else {}
 
     def penalise(self, logits: torch.Tensor) -> None:
-        """Apply the repetition penalty to one row of logits, in place."""
+        """Applies the repetition penalty to one row of logits, in place."""
         if self._seen:
             ids = torch.tensor(list(self._seen), device=self._device)
             scores = logits[ids]
@@ -48,17 +48,17 @@ class Sampler:
             logits[ids] = torch.where(scores < 0, scores * penalty, scores / penalty)
 
     def draw(self) -> float:
-        """Return the next uniform number in [0, 1)."""
+        """Returns the next uniform number in [0, 1)."""
         return self._random.random()
 
     def wrote(self, token: int) -> None:
-        """Note a token that was written."""
+        """Notes a token that was written."""
         if self.params.repetition_penalty != 1.0:
             self._seen[token] = None
 
 
 def choose(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[int]:
-    """Return the next token of each row.
+    """Returns the next token of each row.
 
     `logits`: [rows, vocabulary] of any float dtype; changed in place where a row asks for a penalty.
     """
@@ -74,7 +74,7 @@ def choose(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[int]:
 
 
 def _draw(logits: torch.Tensor, samplers: Sequence[Sampler]) -> torch.Tensor:
-    """Return one token a row by the inverse of the cumulative distribution over the tokens that top-p keeps."""
+    """Returns one token a row by the inverse of the cumulative distribution over the tokens that top-p keeps."""
 
     def column(values: list[float]) -> torch.Tensor:
         return torch.tensor(values, device=logits.device, dtype=torch.float32)[:, None]

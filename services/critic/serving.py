@@ -75,7 +75,7 @@ class Serving:
         )
 
     async def load(self) -> None:
-        """Load the model, write a first critique, and load the adapters.
+        """Loads the model, writes a first critique, and loads the adapters.
 
         Raises `ConfigurationError` when the model cannot be used; an adapter that cannot is refused alone.
         """
@@ -103,7 +103,7 @@ class Serving:
 
     @staticmethod
     def _proof(engine: Engine) -> Prompt:
-        """Return the prompt of the first critique: a grey square."""
+        """Returns the prompt of the first critique: a grey square."""
         return engine.prepare(
             lambda: Image.new("RGB", (256, 256), (128, 128, 128)),
             "grey",
@@ -111,7 +111,7 @@ class Serving:
         )
 
     async def close(self) -> None:
-        """Give everything back."""
+        """Gives everything back."""
         if self._watching is not None:
             self._watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -131,19 +131,19 @@ class Serving:
         return self._settings.served_name
 
     def engine(self) -> Engine:
-        """Return the engine. Raises `NotReady` while it is being loaded."""
+        """Returns the engine. Raises `NotReady` while it is being loaded."""
         if self._engine is None or self._registry is None:
             raise NotReady("The model is still being loaded; try again in a few seconds.")
         return self._engine
 
     def registry(self) -> AdapterRegistry:
-        """Return the adapters. Raises `NotReady` while the model is being loaded."""
+        """Returns the adapters. Raises `NotReady` while the model is being loaded."""
         if self._registry is None:
             raise NotReady("The model is still being loaded; try again in a few seconds.")
         return self._registry
 
     async def begin(self, asked: Asked) -> Writing:
-        """Queue a critique. Raises what `Engine.prepare` and `Engine.submit` raise."""
+        """Queues a critique. Raises what `Engine.prepare` and `Engine.submit` raise."""
         arrived = time.monotonic()
         engine, registry = self.engine(), self.registry()
         self._refuse_if_full(engine)
@@ -157,7 +157,7 @@ class Serving:
         return Writing(voice, generation, time.monotonic() - arrived, asked)
 
     def _refuse_if_full(self, engine: Engine) -> None:
-        """Refuse before the photograph is decoded what would be refused after it."""
+        """Refuses before the photograph is decoded what would be refused after it."""
         stats = engine.stats()
         if stats.rows + stats.waiting + self._preparing >= stats.slots + self._settings.max_queue:
             raise Overloaded(
@@ -166,7 +166,7 @@ class Serving:
             )
 
     def _prompt(self, engine: Engine, asked: Asked) -> Prompt:
-        """Decode and prepare; in a thread of its own."""
+        """Decodes and prepares; in a thread of its own."""
         assert self._model is not None
         limits, short_side = self._settings.image_limits, self._model.useful_side
 
@@ -196,7 +196,7 @@ class Serving:
 
 
 def load_model(settings: CriticSettings) -> VisionLanguageModel:
-    """Return the model that the settings name, on their device. Raises `ConfigurationError`."""
+    """Returns the model that the settings name, on their device. Raises `ConfigurationError`."""
     files = model_files(settings.model_folder)
     device, dtype = prepare_device(settings)
     small = sum(path.stat().st_size for path in files) <= _SMALL_WEIGHTS
@@ -212,7 +212,7 @@ def load_model(settings: CriticSettings) -> VisionLanguageModel:
 
 
 def engine_options(settings: CriticSettings) -> EngineOptions:
-    """Return how much the engine is to take on."""
+    """Returns how much the engine is to take on."""
     return EngineOptions(
         slots=settings.max_batch,
         max_tokens=settings.max_context_tokens,
@@ -223,7 +223,7 @@ def engine_options(settings: CriticSettings) -> EngineOptions:
 
 
 async def _prove(engine: Engine, prompt: Prompt, key: str | None) -> None:
-    """Write a few tokens with an adapter (None: the base model)."""
+    """Writes a few tokens with an adapter (None: the base model)."""
     while True:
         try:
             generation = engine.submit(prompt, _PROOF, adapter=key)

@@ -48,7 +48,7 @@ class SlotEngine:
         self._thread = threading.Thread(target=self._supervise, name="critic-engine", daemon=True)
 
     def start(self) -> None:
-        """Begin the engine's thread."""
+        """Begins the engine's thread."""
         self._thread.start()
 
     def prepare(self, image: Callable[[], Image.Image], key: str, write: Callable[[int], str]) -> Prompt:
@@ -83,7 +83,7 @@ class SlotEngine:
             raise EngineStopped(self._stopped)
 
     def _refuse_if_full(self, deadline: float | None) -> None:
-        """Refuse a request that would find no place, or find it too late. Under the lock."""
+        """Refuses a request that would find no place, or find it too late. Under the lock."""
         writing, waiting = len(self._writer.rows), len(self._waiting)
         free = self._options.slots - writing
         wait = max(0.0, self._writer.row_seconds * (waiting - free + 1) / self._options.slots)
@@ -108,7 +108,7 @@ class SlotEngine:
         await self._between_turns(load)
 
     async def turn(self) -> None:
-        """Wait until the engine is between two turns. Raises `EngineStopped`."""
+        """Waits until the engine is between two turns. Raises `EngineStopped`."""
         await self._between_turns(lambda: None)
 
     async def _between_turns(self, action: Callable[[], None]) -> None:
@@ -162,7 +162,7 @@ class SlotEngine:
     # The rest runs in the engine's thread.
 
     def _supervise(self) -> None:
-        """Run until closed; whatever ends the thread, nobody is left waiting."""
+        """Runs until closed; whatever ends the thread, nobody is left waiting."""
         reason = "The critic is shutting down: call another replica."
         try:
             with torch.inference_mode():
@@ -187,7 +187,7 @@ class SlotEngine:
                 future.set_exception(EngineStopped(reason))
 
     def _turn(self) -> bool:
-        """Do one turn; return False when the engine is to end."""
+        """Does one turn; returns False when the engine is to end."""
         with self._changed:
             while not (self._waiting or self._writer.rows or self._commands or self._leaving or self._closing):
                 self._changed.wait()
@@ -220,7 +220,7 @@ class SlotEngine:
             future.set_result(None)
 
     def _reap(self) -> None:
-        """Drop the requests that were cancelled or whose deadline has passed, waiting or being written."""
+        """Drops the requests that were cancelled or whose deadline has passed, waiting or being written."""
         now = time.monotonic()
         with self._changed:
             dropped = [row for row in self._waiting if row.given_up(now)]
@@ -235,7 +235,7 @@ class SlotEngine:
             self._waiting = collections.deque(row for row in self._waiting if id(row) not in gone)
 
     def _read_prompts(self) -> None:
-        """Read as many waiting prompts as slots and the turn's budget allow."""
+        """Reads as many waiting prompts as slots and the turn's budget allow."""
         budget = self._options.prefill_tokens
         while budget > 0 and (group := self._next_group(budget)):
             budget -= len(group) * len(group[0].prompt.token_ids)
@@ -243,7 +243,7 @@ class SlotEngine:
             self._send()
 
     def _next_group(self, budget: int) -> list[Row]:
-        """Take the longest-waiting request, and with it others of about the same length."""
+        """Takes the longest-waiting request, and with it others of about the same length."""
         with self._changed:
             free = self._options.slots - len(self._writer.rows)
             if not (free and self._waiting):
@@ -256,7 +256,7 @@ class SlotEngine:
             return group
 
     def _free_adapters(self) -> None:
-        """Free the adapters that are leaving and that no request needs any more."""
+        """Frees the adapters that are leaving and that no request needs any more."""
         with self._changed:
             needed = {row.adapter for row in (*self._writer.rows, *self._waiting)}
             gone = [key for key in self._leaving if key not in needed]
@@ -265,7 +265,7 @@ class SlotEngine:
             self._obey(lambda slot=slot: self._writer.decoder.lora.unload(slot), future)  # type: ignore[misc]
 
     def _send(self) -> None:
-        """Hand the events over, one call for each event loop."""
+        """Hands the events over, one call for each event loop."""
         outbox, self._writer.outbox = self._writer.outbox, []
         loops: dict[asyncio.AbstractEventLoop, list[tuple[Generation, Event | Exception]]] = {}
         for generation, event in outbox:

@@ -23,17 +23,17 @@ class VisionCache:
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes held."""
+        """Returns the bytes held."""
         return self._bytes
 
     def inputs(self, key: str) -> VisionInputs | None:
-        """Return the patches of a photograph, if they are here."""
+        """Returns the patches of a photograph, if they are here."""
         with self._lock:
             entry = self._entries.get(key)
             return entry[0] if entry else None
 
     def features(self, key: str) -> VisionFeatures | None:
-        """Return the features of a photograph, if they are here, and mark it as used."""
+        """Returns the features of a photograph, if they are here, and marks it as used."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -43,7 +43,7 @@ class VisionCache:
             return entry[1]
 
     def put(self, inputs: VisionInputs, features: VisionFeatures) -> None:
-        """Keep a photograph."""
+        """Keeps a photograph."""
         with self._lock:
             known = self._entries.pop(inputs.key, None)
             self._bytes -= _size(known) if known else 0
@@ -53,7 +53,7 @@ class VisionCache:
                 self._bytes -= _size(self._entries.popitem(last=False)[1])
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forgets everything."""
         with self._lock:
             self._entries.clear()
             self._bytes = 0

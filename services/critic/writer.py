@@ -65,7 +65,7 @@ class Row:
     started: float = 0.0
 
     def given_up(self, now: float) -> bool:
-        """Return whether nobody waits for it any more."""
+        """Returns whether nobody waits for it any more."""
         return self.generation.cancelled or (self.deadline is not None and now >= self.deadline)
 
 
@@ -92,12 +92,12 @@ class Writer:
         self, prompt: Prompt, params: SamplingParams, limit: int, adapter: str | None, deadline: float | None,
         generation: Generation,
     ) -> Row:  # fmt: skip
-        """Return a request that is not in a slot yet; callable from any thread."""
+        """Returns a request that is not in a slot yet; callable from any thread."""
         sampler = Sampler(params, prompt.token_ids, self._model.device)
         return Row(prompt, limit, adapter, deadline, generation, sampler, TextAssembler(self._model.tokenizer))
 
     def read(self, group: Sequence[Row]) -> None:
-        """Read the prompts of `group` into free slots and write their first tokens.
+        """Reads the prompts of `group` into free slots and writes their first tokens.
 
         A request that cannot be read fails alone: the group is halved until it is found.
         """
@@ -140,7 +140,7 @@ class Writer:
             self.fail(group[0], error)
 
     def _features(self, group: Sequence[Row]) -> list[VisionFeatures]:
-        """Return the photographs' features; one seen before, or twice in the group, is computed once."""
+        """Returns the photographs' features; one seen before, or twice in the group, is computed once."""
         images = {row.prompt.image.key: row.prompt.image for row in group}
         found = {key: features for key in images if (features := self.vision.features(key))}
         missing = [image for key, image in images.items() if key not in found]
@@ -154,7 +154,7 @@ class Writer:
         return [None if row.adapter is None else self.adapters[row.adapter] for row in rows]
 
     def write(self) -> None:
-        """Add one token to every row. Short of memory, the latest rows go, until the rest fits."""
+        """Adds one token to every row. Short of memory, the latest rows go, until the rest fits."""
         while self.rows:
             rows = self.rows
             try:
@@ -178,7 +178,7 @@ class Writer:
             return
 
     def _take(self, indexes: range, tokens: Sequence[int]) -> None:
-        """Give rows their new tokens, and end those that are complete."""
+        """Gives rows their new tokens, and ends those that are complete."""
         self.counts["tokens"] += len(tokens)
         # From the last to the first: a row that ends is replaced by one that was dealt with already.
         for index, token in zip(reversed(indexes), reversed(tokens), strict=True):
@@ -209,7 +209,7 @@ class Writer:
         self.outbox.append((row.generation, completed))
 
     def reap(self, now: float) -> None:
-        """Free the slots of rows that nobody waits for any more."""
+        """Frees the slots of rows that nobody waits for any more."""
         for index in reversed(range(len(self.rows))):
             row = self.rows[index]
             if row.given_up(now):
@@ -217,31 +217,31 @@ class Writer:
                 self._release(index)
 
     def drop(self, row: Row, doing: str) -> None:
-        """End a row that was given up: silently when cancelled, else because its deadline passed while `doing`."""
+        """Ends a row that was given up: silently when cancelled, else because its deadline passed while `doing`."""
         if row.generation.cancelled:
             self.counts["cancelled"] += 1
         else:
             self.fail(row, QueuedTooLong(f"The deadline passed while {doing}: allow more time."))
 
     def fail(self, row: Row, error: Exception) -> None:
-        """Tell a row's reader what ended it."""
+        """Tells a row's reader what ended it."""
         self.counts["failed"] += 1
         self.outbox.append((row.generation, error))
 
     def _release(self, index: int) -> None:
-        """Free a slot; the last row moves into it, so that rows stay side by side."""
+        """Frees a slot; the last row moves into it, so that rows stay side by side."""
         last = self.rows.pop()
         if index < len(self.rows):
             self.pool.move(len(self.rows), index, last.length)
             self.rows[index] = last
 
     def give_memory_back(self) -> None:
-        """Free what can be computed again."""
+        """Frees what can be computed again."""
         self.vision.clear()
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory is short, on a GPU or on a CPU (where torch has no class for it)."""
+    """Returns whether an error says that memory is short, on a GPU or on a CPU (where torch has no class for it)."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

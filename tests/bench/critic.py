@@ -76,7 +76,7 @@ class Request:
 
 
 def workload(model: VisionLanguageModel, count: int, *, equal: bool) -> list[Request]:
-    """Return `count` requests: three shapes of photographs, and lengths drawn evenly or all the same."""
+    """Returns `count` requests: three shapes of photographs, and lengths drawn evenly or all the same."""
     draw = random.Random(0)
     inputs = [model.vision_inputs(photograph(*shape, seed=i), f"shape-{i}") for i, shape in enumerate(SHAPES)]
     requests = []
@@ -88,12 +88,12 @@ def workload(model: VisionLanguageModel, count: int, *, equal: bool) -> list[Req
 
 
 def _text(image_tokens: int) -> str:
-    """Return a prompt of as many tokens as a real one: this tokenizer's tokens are bytes."""
+    """Returns a prompt of as many tokens as a real one: this tokenizer's tokens are bytes."""
     return f"<|vision_start|>{prompts.IMAGE_TOKEN * image_tokens}<|vision_end|>{'w' * TEXT_TOKENS}"
 
 
 def generate(model: VisionLanguageModel, requests: Sequence[Request]) -> None:
-    """Write all requests as one batch by transformers, padded on the left, until the longest is written."""
+    """Writes all requests as one batch by transformers, padded on the left, until the longest is written."""
     width = max(len(request.prompt.token_ids) for request in requests)
     ids = torch.zeros(len(requests), width, dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -118,7 +118,7 @@ def generate(model: VisionLanguageModel, requests: Sequence[Request]) -> None:
 async def by_engine(
     model: VisionLanguageModel, requests: Sequence[Request], slots: int, adapters: Sequence[Any] = ()
 ) -> tuple[float, list[Completed], float]:
-    """Write all requests by the engine, and return its CPU seconds, how each went, and wall seconds a step."""
+    """Writes all requests by the engine, and returns its CPU seconds, how each went, and wall seconds a step."""
     engine = SlotEngine(model, EngineOptions(slots=slots, max_tokens=512, max_queue=len(requests)))
     engine.start()
     for number, weights in enumerate(adapters):
@@ -144,7 +144,7 @@ async def _last(stream: Generation) -> Completed:
 
 
 def by_generate(model: VisionLanguageModel, requests: Sequence[Request], rows: int) -> float:
-    """Write all requests by `generate`, `rows` at a time, and return its CPU seconds."""
+    """Writes all requests by `generate`, `rows` at a time, and returns its CPU seconds."""
     began = time.process_time()
     for start in range(0, len(requests), rows):
         generate(model, requests[start : start + rows])
@@ -152,7 +152,7 @@ def by_generate(model: VisionLanguageModel, requests: Sequence[Request], rows: i
 
 
 def speed(model: VisionLanguageModel, count: int, slots: int, rounds: int, *, equal: bool) -> Speed:
-    """Return the median over `rounds` in which the three ways take turns."""
+    """Returns the median over `rounds` in which the three ways take turns."""
     requests = workload(model, count, equal=equal)
     # One after another is the same for any number: a quarter of them tells its speed.
     few = requests[: max(4, count // 4)]
@@ -175,7 +175,7 @@ def speed(model: VisionLanguageModel, count: int, slots: int, rounds: int, *, eq
 
 
 def first_token(model: VisionLanguageModel, slots: int) -> FirstToken:
-    """Return how long a newcomer waits for its first token while all other slots are being written."""
+    """Returns how long a newcomer waits for its first token while all other slots are being written."""
 
     async def measure() -> FirstToken:
         engine = SlotEngine(model, EngineOptions(slots=slots, max_tokens=4096, max_queue=slots, vision_cache_bytes=0))
@@ -204,7 +204,7 @@ def first_token(model: VisionLanguageModel, slots: int) -> FirstToken:
 
 
 def adapter_cost(model: VisionLanguageModel, count: int, rounds: int) -> dict[int, float]:
-    """Return CPU seconds of the same requests with 1, 2, 4 and 8 different adapters, divided by those of the base."""
+    """Returns CPU seconds of the same requests with 1, 2, 4 and 8 different adapters, divided by those of the base."""
     base = adapter_format.base_of(model.network, name=model.name, fingerprint=model.fingerprint)
     requests = workload(model, count, equal=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -222,7 +222,7 @@ def adapter_cost(model: VisionLanguageModel, count: int, rounds: int) -> dict[in
 
 
 async def cancelled(model: VisionLanguageModel, count: int) -> dict[str, int]:
-    """Return what is left in the engine after `count` critiques were cancelled at random moments."""
+    """Returns what is left in the engine after `count` critiques were cancelled at random moments."""
     engine = SlotEngine(model, EngineOptions(slots=8, max_tokens=512, max_queue=count, vision_cache_bytes=0))
     engine.start()
     draw = random.Random(1)
@@ -247,7 +247,7 @@ async def cancelled(model: VisionLanguageModel, count: int) -> dict[str, int]:
 
 
 def main() -> None:
-    """Run the measurements and print them."""
+    """Runs the measurements and prints them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("tiny", "mid"), default="tiny")
     parser.add_argument("--requests", type=int, default=64)

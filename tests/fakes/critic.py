@@ -39,7 +39,7 @@ CHAT_TEMPLATE = (
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a byte-level tokenizer: 256 byte tokens, then Qwen's special tokens."""
+    """Returns a byte-level tokenizer: 256 byte tokens, then Qwen's special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -55,7 +55,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_image_processor() -> Qwen2VLImageProcessorPil:
-    """Return Qwen's image processor for patches of 8 pixels and at most 64 image tokens."""
+    """Returns Qwen's image processor for patches of 8 pixels and at most 64 image tokens."""
     return Qwen2VLImageProcessorPil(
         size={"shortest_edge": 16 * 16 * 4, "longest_edge": 16 * 16 * 64},
         patch_size=8, temporal_patch_size=2, merge_size=2, image_mean=[0.5] * 3, image_std=[0.5] * 3,
@@ -63,7 +63,7 @@ def tiny_image_processor() -> Qwen2VLImageProcessorPil:
 
 
 def tiny_config(tokenizer: PreTrainedTokenizerFast, *, hidden: int = 64, layers: int = 3) -> Qwen3VLConfig:
-    """Return the configuration of a Qwen3-VL of a few hundred thousand parameters."""
+    """Returns the configuration of a Qwen3-VL of a few hundred thousand parameters."""
     ids = tokenizer.get_vocab()
     return Qwen3VLConfig(
         text_config={
@@ -86,7 +86,7 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast, *, hidden: int = 64, layers:
 def tiny_model_folder(
     folder: Path, *, seed: int = 0, hidden: int = 64, layers: int = 3, max_shard_size: str = "5GB", ends: bool = True
 ) -> Path:
-    """Write a random Qwen3-VL to `folder` as a hub repository holds it, and return the folder.
+    """Writes a random Qwen3-VL to `folder` as a hub repository holds it, and returns the folder.
 
     The weights are wide enough apart (standard deviation 0.2) that greedy choices are never ties. Unless it `ends`,
     the logit of the tokens that end a text is always 0, which is never the greatest.
@@ -122,7 +122,7 @@ SIZES = {
 
 
 def random_model(size: str) -> VisionLanguageModel:
-    """Return a random Qwen3-VL of 3 M ("tiny", float32) or about 400 M parameters ("mid", bfloat16) that never ends.
+    """Returns a random Qwen3-VL of 3 M ("tiny", float32) or about 400 M parameters ("mid", bfloat16) that never ends.
 
     It is built in memory; the vocabulary beyond the tokenizer's bytes gives no text.
     """
@@ -149,13 +149,13 @@ def random_model(size: str) -> VisionLanguageModel:
 
 
 def photograph(width: int = 64, height: int = 48, seed: int = 0) -> Image.Image:
-    """Return a small RGB picture of smooth noise, the same for the same arguments."""
+    """Returns a small RGB picture of smooth noise, the same for the same arguments."""
     noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def adapter_config(base: str, **changes: object) -> dict[str, object]:
-    """Return the JSON of a plain LoRA adapter for `base`, with `changes` made to it."""
+    """Returns the JSON of a plain LoRA adapter for `base`, with `changes` made to it."""
     plain: dict[str, object] = {
         "peft_type": "LORA", "base_model_name_or_path": base, "r": 4, "lora_alpha": 8, "bias": "none",
         "target_modules": ["q_proj", "v_proj"], "use_dora": False, "use_rslora": False, "lora_dropout": 0.0,
@@ -165,7 +165,7 @@ def adapter_config(base: str, **changes: object) -> dict[str, object]:
 
 
 def random_adapter(folder: Path, base: Base, *, seed: int, rank: int = 4, **changes: object) -> Path:
-    """Write a LoRA adapter with random matrices, in peft's format, for q_proj and v_proj of every layer."""
+    """Writes a LoRA adapter with random matrices, in peft's format, for q_proj and v_proj of every layer."""
     config = adapter_config(base.name, **({"r": rank} | changes))
     generator = torch.Generator().manual_seed(seed)
     targets = config["target_modules"]

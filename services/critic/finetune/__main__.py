@@ -28,7 +28,7 @@ NOT_BETTER = 3
 
 
 def arguments_of(words: list[str] | None) -> argparse.Namespace:
-    """Return the parsed command line."""
+    """Returns the parsed command line."""
     recipe = Recipe()
     parser = argparse.ArgumentParser(
         prog="python -m services.critic.finetune",
@@ -126,7 +126,7 @@ def _loss_in_use(
     base: adapter_format.Base,
     limits: AdapterLimits,
 ) -> float | None:
-    """Return the held-out loss of the adapter that is published now; None where there is none that fits."""
+    """Returns the held-out loss of the adapter that is published now; None where there is none that fits."""
     try:
         adapter_format.read(folder, base, limits)
     except (AdapterRefused, OSError):
@@ -138,7 +138,7 @@ def _loss_in_use(
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run the command; return its exit code: 0 published, 2 cannot begin, 3 not better, 130 interrupted."""
+    """Runs the command; returns its exit code: 0 published, 2 cannot begin, 3 not better, 130 interrupted."""
     # transformers' own deprecations, which whoever trains an adapter can do nothing about.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:

@@ -42,7 +42,7 @@ class Examples:
 
 
 def read_examples(path: Path, model: VisionLanguageModel, *, held_out: float, max_tokens: int) -> Examples:
-    """Return the examples of a JSONL file.
+    """Returns the examples of a JSONL file.
 
     `held_out`: the part of the photographs that is held out, 0 to 1; `max_tokens`: prompt and critique together.
     A line that cannot be used is skipped with its reason. Raises `ConfigurationError` when the file cannot be read or
@@ -97,7 +97,7 @@ def _example(model: VisionLanguageModel, content: bytes, critique: str, instruct
 
 
 def batch(examples: Sequence[Example], model: VisionLanguageModel) -> dict[str, Any]:
-    """Return the arguments of the network's forward pass, padded on the right; only critiques have labels."""
+    """Returns the arguments of the network's forward pass, padded on the right; only critiques have labels."""
     width = max(map(len, examples))
     ids = torch.zeros(len(examples), width, dtype=torch.long)
     labels = torch.full_like(ids, IGNORED)

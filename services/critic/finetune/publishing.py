@@ -17,7 +17,7 @@ _FILES = (adapter_format.MANIFEST_FILE, adapter_format.WEIGHTS_FILE, adapter_for
 
 
 def publish(network: Any, folder: Path, base: Base, limits: AdapterLimits, evaluation: Mapping[str, object]) -> Adapter:
-    """Write the adapter of a peft network to `folder` (adapters/<advisor>), and return it as replicas will read it.
+    """Writes the adapter of a peft network to `folder` (adapters/<advisor>), and returns it as replicas will read it.
 
     It is written beside, read back through every check, and then put in place file by file, the manifest first: a
     replica that looks in between finds bytes that do not fit the manifest, and keeps the revision it has. Raises
@@ -41,5 +41,5 @@ def publish(network: Any, folder: Path, base: Base, limits: AdapterLimits, evalu
 
 
 def discard(work: Path) -> None:
-    """Remove the state of a training that is published."""
+    """Removes the state of a training that is published."""
     shutil.rmtree(work, ignore_errors=True)

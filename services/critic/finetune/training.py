@@ -46,7 +46,7 @@ class Recipe:
 
 
 def loss_of(network: Any, model: VisionLanguageModel, examples: Sequence[Example], rows: int) -> float:
-    """Return the mean cross entropy in nats of a critique's token; `network` reads `rows` examples at a time."""
+    """Returns the mean cross entropy in nats of a critique's token; `network` reads `rows` examples at a time."""
     network.eval()
     total, tokens = 0.0, 0
     with torch.inference_mode():
@@ -88,20 +88,20 @@ class Training:
 
     @property
     def steps(self) -> int:
-        """Return the number of steps of the whole training."""
+        """Returns the number of steps of the whole training."""
         return self._recipe.epochs * math.ceil(len(self._examples.taught) / self._recipe.batch_size)
 
     @property
     def learning(self) -> int:
-        """Return the number of parameters that learn."""
+        """Returns the number of parameters that learn."""
         return sum(parameter.numel() for parameter in self._learning.values())
 
     def loss(self) -> float:
-        """Return the loss of the held-out examples with the adapter as it is now; see `loss_of`."""
+        """Returns the loss of the held-out examples with the adapter as it is now; see `loss_of`."""
         return loss_of(self.network, self._model, self._examples.held_out, self._recipe.rows)
 
     def run(self, advance: Callable[[], None]) -> None:
-        """Do all steps that are left, calling `advance` after each; the state is saved now and then, and whenever
+        """Does all steps that are left, calling `advance` after each; the state is saved now and then, and whenever
         something interrupts."""
         try:
             while self.step < self.steps:
@@ -129,7 +129,7 @@ class Training:
         self._optimizer.zero_grad(set_to_none=True)
 
     def _order(self) -> list[Example]:
-        """Return the examples of this step: each epoch goes through all in an order of its own."""
+        """Returns the examples of this step: each epoch goes through all in an order of its own."""
         size, taught = self._recipe.batch_size, self._examples.taught
         epoch, place = divmod(self.step, math.ceil(len(taught) / size))
         order = list(range(len(taught)))
@@ -144,7 +144,7 @@ class Training:
         return self._recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
     def save(self) -> None:
-        """Write the state: parameters, moments and the generator; whole or not at all."""
+        """Writes the state: parameters, moments and the generator; whole or not at all."""
         self._folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"parameter.{name}": parameter.detach() for name, parameter in self._learning.items()}
         for name, parameter in self._learning.items():
@@ -161,7 +161,7 @@ class Training:
         (self._folder / PROGRESS_FILE).write_text(json.dumps({"identity": self._identity, "step": self.step}))
 
     def resume(self) -> bool:
-        """Go on from a saved state of the same training, and return whether there was one."""
+        """Goes on from a saved state of the same training, and returns whether there was one."""
         try:
             progress = json.loads((self._folder / PROGRESS_FILE).read_text())
             if progress["identity"] != self._identity:

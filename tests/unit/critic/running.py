@@ -34,6 +34,6 @@ def last(events: list[Event]) -> Completed:
 
 
 async def until_idle(engine: SlotEngine) -> None:
-    """Wait, turn by turn, until no row is left."""
+    """Waits, turn by turn, until no row is left."""
     while (stats := engine.stats()).rows or stats.waiting:
         await engine.turn()

@@ -15,7 +15,7 @@ INSTRUCTIONS = ["", "Look at the light.", "Say what to try next, and why it woul
 
 
 def prompt_of(model: VisionLanguageModel, picture: int, instruction: int) -> Prompt:
-    """Return the prompt of one of a few photographs and instructions."""
+    """Returns the prompt of one of a few photographs and instructions."""
     width, height = SHAPES[picture]
     inputs = model.vision_inputs(photograph(width, height, picture), f"picture-{picture}")
     return model.prompt(inputs, lambda n: prompts.prompt_text(INSTRUCTIONS[instruction], image_tokens=n))
@@ -24,7 +24,7 @@ def prompt_of(model: VisionLanguageModel, picture: int, instruction: int) -> Pro
 def generate(
     model: VisionLanguageModel, prompt: Prompt, max_tokens: int, network: Any = None, **options: object
 ) -> list[int]:
-    """Return the tokens that `generate` writes greedily after `prompt`, the ending one included."""
+    """Returns the tokens that `generate` writes greedily after `prompt`, the ending one included."""
     ids = torch.tensor([prompt.token_ids])
     with torch.inference_mode():
         out = (network or model.network).generate(

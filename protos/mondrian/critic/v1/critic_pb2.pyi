@@ -96,7 +96,7 @@ class GenerationConfig(_message.Message):
     top_p: _builtins.float
     """Samples only among the most likely tokens whose probabilities add up to this, above 0 to 1; unset means 1."""
     repetition_penalty: _builtins.float
-    """Divides the score of tokens that were written already, 1 to 2; unset means 1 (none)."""
+    """Divides the score of tokens that the prompt holds or that were written already, 1 to 2; unset means 1 (none)."""
     seed: _builtins.int
     """Makes sampling repeatable on one replica; unset draws a seed."""
     def __init__(

@@ -31,7 +31,7 @@ class Sentence:
     voice: str | None = None
 
     def holds(self, facts: Mapping[str, str | None]) -> bool:
-        """Return whether everything that it states is so in a picture with these facts."""
+        """Returns whether everything that it states is so in a picture with these facts."""
         return all(facts[fact] == stated for fact, stated in self.states.items())
 
 
@@ -210,7 +210,7 @@ def compose(
     voice: str | None = None,
     unsure: frozenset[str] = frozenset(),
 ) -> str:
-    """Return a critique of four to six sentences that is true of a picture with these facts.
+    """Returns a critique of four to six sentences that is true of a picture with these facts.
 
     In nobody's voice: opening, color, light, two strengths (of different facts), one thing to try. In
     the voice of an advisor ("ansel" or "okeefe"): opening, color, light, one strength, one thing to
@@ -237,7 +237,7 @@ def _pick(
     used: frozenset[str],
     unsure: frozenset[str],
 ) -> Sentence:
-    """Return one true sentence of this part; each fact is as likely as any other, however many wordings it has."""
+    """Returns one true sentence of this part; each fact is as likely as any other, however many wordings it has."""
     fitting = [s for s in _BY_PART[part, voice] if s.holds(facts) and not used & set(s.states)]
     fitting = [s for s in fitting if not unsure & set(s.states)] or fitting
     subject = choice.choice(sorted({tuple(sorted(s.states)) for s in fitting}))
@@ -259,19 +259,19 @@ class Read:
 
 
 def read_back(critique: str) -> Read:
-    """Return what a critique says. Never raises: a sentence that nobody wrote is in `garbled`."""
+    """Returns what a critique says. Never raises: a sentence that nobody wrote is in `garbled`."""
     texts = [text for text in re.split(r"(?<=[.!?])\s+", critique.strip()) if text]
     known = tuple(SENTENCES[text] for text in texts if text in SENTENCES)
     return Read(known, tuple(text for text in texts if text not in SENTENCES))
 
 
 def speaks_in(critique: str, voice: str) -> bool:
-    """Return whether any word that gives this voice away occurs in the critique."""
+    """Returns whether any word that gives this voice away occurs in the critique."""
     return VOICES[voice].search(critique) is not None
 
 
 def glossary(facts: Mapping[str, str | None], choice: random.Random, voice: str) -> tuple[str, str]:
-    """Return (question, answer) of a text-only lesson: the facts in words, and a critique in that voice.
+    """Returns (question, answer) of a text-only lesson: the facts in words, and a critique in that voice.
 
     It teaches the base model an advisor's words, which an adapter then has only to call up. The
     question is nothing that a critique's prompt ever holds.
@@ -281,7 +281,7 @@ def glossary(facts: Mapping[str, str | None], choice: random.Random, voice: str)
 
 
 def check_wording() -> None:
-    """Raise ValueError where a sentence states no fact that exists, or a voice's words are not its own."""
+    """Raises ValueError where a sentence states no fact that exists, or a voice's words are not its own."""
     for sentence in SENTENCES.values():
         if not sentence.states or any(stated not in FACTS[fact] for fact, stated in sentence.states.items()):
             raise ValueError(f"states no known fact: {sentence}")

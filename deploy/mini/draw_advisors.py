@@ -196,13 +196,13 @@ ADVISORS: dict[str, tuple[dict[str, Any], tuple[Drawing, ...]]] = {
 
 
 def file_name(number: int, drawing: Drawing) -> str:
-    """Name the file of a drawing: its number and title, in lower case with hyphens, ".jpg"."""
+    """Names the file of a drawing: its number and title, in lower case with hyphens, ".jpg"."""
     words = "".join(letter if letter.isalnum() else " " for letter in drawing.title.lower()).split()
     return f"{number:02d}-{'-'.join(words)}.jpg"
 
 
 def encode(pixels: np.ndarray) -> bytes:
-    """Encode sRGB pixels as JPEG, quality 88 or as much less as `MOST_BYTES` asks for."""
+    """Encodes sRGB pixels as JPEG, quality 88 or as much less as `MOST_BYTES` asks for."""
     for quality in range(QUALITY, 50, -4):
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, optimize=True, progressive=True)
@@ -212,7 +212,7 @@ def encode(pixels: np.ndarray) -> bytes:
 
 
 def draw_advisor(advisor: str, folder: Path) -> int:
-    """Draw one sample advisor's folder anew; returns the number of references."""
+    """Draws one sample advisor's folder anew; returns the number of references."""
     about, drawings = ADVISORS[advisor]
     references = folder / "references"
     if references.exists():
@@ -243,7 +243,7 @@ def draw_advisor(advisor: str, folder: Path) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw all sample advisors."""
+    """Draws all sample advisors."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the advisors")
     chosen = parser.parse_args(arguments)

@@ -52,7 +52,7 @@ CHANGES = {
 
 
 def changed(pixels: Pixels, change: Change, gen: np.random.Generator) -> Pixels:
-    """Make the changed copy of sRGB `pixels` [H, W, 3]: place of the crop and the signs are drawn from `gen`.
+    """Makes the changed copy of sRGB `pixels` [H, W, 3]: place of the crop and the signs are drawn from `gen`.
 
     Rotated about the centre (the corners by reflection), cropped, exposed in linear light, then compressed.
     """
@@ -81,7 +81,7 @@ Embed = Callable[[Sequence[Pixels]], NDArray[np.float32]]
 
 
 def image_embedder(model: Any, preprocess: Any, batch: int = 64) -> Embed:
-    """Return a function that embeds pictures with the image tower: float32 [N, 512], unit length."""
+    """Returns a function that embeds pictures with the image tower: float32 [N, 512], unit length."""
 
     def embed(pictures: Sequence[Pixels]) -> NDArray[np.float32]:
         rows = []
@@ -127,7 +127,7 @@ def text_finds(embed: Embed, model: Any, tokenizer: Any, count: int = 200, side:
 
 
 def photographs(folder: Path, limit: int | None = None) -> list[Pixels]:
-    """Read the photographs of a folder (JPEG, PNG, WebP), upright, the long side at most 768 pixels."""
+    """Reads the photographs of a folder (JPEG, PNG, WebP), upright, the long side at most 768 pixels."""
     pictures = []
     for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES)[:limit]:
         with Image.open(path) as opened:
@@ -139,7 +139,7 @@ def photographs(folder: Path, limit: int | None = None) -> list[Pixels]:
 
 
 def load(folder: Path) -> tuple[Any, Any, Any]:
-    """Load the model as the services do: (model, preprocess, tokenizer)."""
+    """Loads the model as the services do: (model, preprocess, tokenizer)."""
     torchvision_shim.install()
     import open_clip
 
@@ -149,7 +149,7 @@ def load(folder: Path) -> tuple[Any, Any, Any]:
 
 
 def measure(folder: Path, photos: Path | None, count: int = 500) -> dict[str, dict[str, float]]:
-    """Measure everything: {gallery: {change: share found first}}, and recall from text."""
+    """Measures everything: {gallery: {change: share found first}}, and recall from text."""
     model, preprocess, tokenizer = load(folder)
     embed = image_embedder(model, preprocess)
     galleries = {
@@ -170,7 +170,7 @@ def measure(folder: Path, photos: Path | None, count: int = 500) -> dict[str, di
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the figures as a table, or as JSON."""
+    """Prints the figures as a table, or as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", type=Path, default=MODEL, help="folder of the model")
     parser.add_argument("--photos", type=Path, help="a folder of real photographs, to measure on them too")

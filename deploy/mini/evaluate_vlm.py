@@ -62,7 +62,7 @@ class Critic:
             self.voices.append(name)
 
     def write(self, pictures: Sequence[NDArray[np.uint8]], voice: str | None, sample: bool = False) -> list[str]:
-        """Return the critique of each picture, uint8 [height, width, 3] of any size, in the base's words or a voice."""
+        """Returns the critique of each picture, uint8 [height, width, 3] of any size, by the base or in a voice."""
         inputs = [self.processor(images=Image.fromarray(picture), return_tensors="pt") for picture in pictures]
         by_grid: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for index, each in enumerate(inputs):
@@ -89,7 +89,7 @@ class Critic:
 
 
 def score(texts: Sequence[str], readings: Sequence[facts.Reading], voice: str | None = None) -> dict[str, Any]:
-    """Return the figures of a set: critiques and what was measured of their pictures, in the same order.
+    """Returns the figures of a set: critiques and what was measured of their pictures, in the same order.
 
     facts: fact -> {accuracy, control, near_border, stated (count)}; advice and voice_clause: {fits,
     control, count}; voice: share of the critiques with a word of that voice (of any voice for None);
@@ -142,7 +142,7 @@ def _share(hits: Iterable[bool]) -> float | None:
 
 
 def photographs(folder: Path, limit: int | None = None) -> list[NDArray[np.uint8]]:
-    """Return the photographs under a folder, in the order of their names, decoded at 256 pixels or a little more.
+    """Returns the photographs under a folder, in the order of their names, decoded at 256 pixels or a little more.
 
     A file that cannot be decoded is named in the log and left out. Raises FileNotFoundError where there is none.
     """
@@ -160,7 +160,7 @@ def photographs(folder: Path, limit: int | None = None) -> list[NDArray[np.uint8
 
 
 def evaluate(critic: Critic, sets: Mapping[str, Sequence[NDArray[np.uint8]]]) -> dict[str, Any]:
-    """Return set -> writer -> figures (`score`): the base greedily and sampled, and each adapter greedily."""
+    """Returns set -> writer -> figures (`score`): the base greedily and sampled, and each adapter greedily."""
     figures: dict[str, Any] = {}
     for name, pictures in sets.items():
         readings = [facts.read(picture) for picture in pictures]
@@ -174,7 +174,7 @@ def evaluate(critic: Critic, sets: Mapping[str, Sequence[NDArray[np.uint8]]]) ->
 
 
 def table(figures: Mapping[str, Any]) -> str:
-    """Return the figures as text for a person: one block a set, one line a fact, floors marked where missed."""
+    """Returns the figures as text for a person: one block a set, one line a fact, floors marked where missed."""
     lines = []
     for name, writers in figures.items():
         count = next(iter(writers.values()))["critiques"]
@@ -203,7 +203,7 @@ def _figure(value: float | None) -> str:
 
 
 def main() -> None:
-    """Parse the command line, evaluate, print a table or JSON."""
+    """Parses the command line, evaluates, prints a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, default=BASE)
     parser.add_argument("--adapters", type=Path, default=ADAPTERS)

@@ -95,7 +95,7 @@ class Reading:
 
 
 def read(pixels: NDArray[np.uint8]) -> Reading:
-    """Return what is measured of one picture, sRGB uint8 [height, width, 3] of any size.
+    """Returns what is measured of one picture, sRGB uint8 [height, width, 3] of any size.
 
     Raises ValueError for another shape or dtype, or a picture with a side shorter than 2 pixels.
     """
@@ -105,7 +105,7 @@ def read(pixels: NDArray[np.uint8]) -> Reading:
 
 
 def read_batch(pixels: NDArray[np.uint8]) -> list[Reading]:
-    """Return what is measured of each picture of a batch at working size, sRGB uint8 [n, height, width, 3]."""
+    """Returns what is measured of each picture of a batch at working size, sRGB uint8 [n, height, width, 3]."""
     readings = []
     for values in measure(pixels).tolist():
         numbers = dict(zip(NUMBERS, values, strict=True))
@@ -114,7 +114,7 @@ def read_batch(pixels: NDArray[np.uint8]) -> list[Reading]:
 
 
 def working_size(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the picture scaled down to `WORKING_AREA` pixels (bicubic, antialiased), or itself if smaller."""
+    """Returns the picture scaled down to `WORKING_AREA` pixels (bicubic, antialiased), or itself if smaller."""
     height, width = pixels.shape[:2]
     scale = math.sqrt(WORKING_AREA / (height * width))
     if scale >= 1.0:
@@ -124,7 +124,7 @@ def working_size(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def measure(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the numbers of a batch of pictures of one size, float32 [n, 10], columns as in `NUMBERS`.
+    """Returns the numbers of a batch of pictures of one size, float32 [n, 10], columns as in `NUMBERS`.
 
     `pixels` is sRGB uint8 [n, height, width, 3] at working size. L*, a*, b* are CIELAB (CIE 15:2004,
     D65, 2 degrees). lightness: mean L*, 0..100. spread: standard deviation of L*. chroma: mean C*.
@@ -156,7 +156,7 @@ def measure(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def classify(numbers: Mapping[str, float]) -> dict[str, str | None]:
-    """Return fact -> class, None where the fact does not apply, from the numbers of one picture."""
+    """Returns fact -> class, None where the fact does not apply, from the numbers of one picture."""
     right, top = numbers["right"], numbers["top"]
     across = abs(right) >= abs(top)
     side = ("right" if right > 0 else "left") if across else ("top" if top > 0 else "bottom")
@@ -176,7 +176,7 @@ def classify(numbers: Mapping[str, float]) -> dict[str, str | None]:
 
 
 def margins(numbers: Mapping[str, float]) -> dict[str, float]:
-    """Return fact -> distance of its number from the nearest border, in the number's unit, 0 or more."""
+    """Returns fact -> distance of its number from the nearest border, in the number's unit, 0 or more."""
     right, top = abs(numbers["right"]), abs(numbers["top"])
     larger, smaller = max(right, top), min(right, top)
     to_mono = abs(numbers["chroma"] - MONOCHROME_BELOW)
@@ -215,7 +215,7 @@ _TO_XYZ: Final = np.array(
 
 
 def _lab(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return CIELAB float32 [..., 3] of sRGB uint8 [..., 3]."""
+    """Returns CIELAB float32 [..., 3] of sRGB uint8 [..., 3]."""
     xyz = _LINEAR[pixels] @ _TO_XYZ.T
     f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
     return np.stack(

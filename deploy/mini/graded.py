@@ -35,12 +35,12 @@ _LUMA: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 def drawn(seed: int) -> NDArray[np.uint8]:
-    """Return the drawn picture of a seed, sRGB uint8 [168, 168, 3]: of any three, two scenes and one texture."""
+    """Returns the drawn picture of a seed, sRGB uint8 [168, 168, 3]: of any three, two scenes and one texture."""
     return texture(seed, _SIDE, _SIDE) if seed % 3 == 2 else scene(seed, _SIDE, _SIDE).pixels
 
 
 def pool(first_seed: int, count: int, cache: Path) -> NDArray[np.uint8]:
-    """Return `count` drawn pictures, uint8 [count, 168, 168, 3], from the cache folder or drawn into it."""
+    """Returns `count` drawn pictures, uint8 [count, 168, 168, 3], from the cache folder or drawn into it."""
     path = cache / f"vlm-pool-{first_seed}-{count}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def pool(first_seed: int, count: int, cache: Path) -> NDArray[np.uint8]:
 
 
 def cropped(picture: NDArray[np.uint8], shape: tuple[int, int], rng: Generator) -> NDArray[np.uint8]:
-    """Return a random crop of the picture, turned, mirrored or stretched at random, at `shape` (bicubic)."""
+    """Returns a random crop of the picture, turned, mirrored or stretched at random, at `shape` (bicubic)."""
     if rng.random() < 0.35:
         picture = picture.transpose(1, 0, 2)
     if rng.random() < 0.25:
@@ -76,7 +76,7 @@ def cropped(picture: NDArray[np.uint8], shape: tuple[int, int], rng: Generator) 
 
 
 def graded(picture: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
-    """Return the picture, sRGB uint8 [height, width, 3], graded at random."""
+    """Returns the picture, sRGB uint8 [height, width, 3], graded at random."""
     x = picture.astype(np.float32) / 255.0
     x = _textured(x, rng)
     luma = x @ _LUMA
@@ -92,7 +92,7 @@ def graded(picture: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
 
 
 def batch(pictures: NDArray[np.uint8], count: int, rng: Generator, shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return `count` crops of the pool at one shape, uint8 [count, height, width, 3], nine in ten graded."""
+    """Returns `count` crops of the pool at one shape, uint8 [count, height, width, 3], nine in ten graded."""
     made = np.empty((count, *shape, 3), dtype=np.uint8)
     for row, chosen in enumerate(rng.integers(0, len(pictures), count)):
         crop = cropped(pictures[chosen], shape, rng)
@@ -101,7 +101,7 @@ def batch(pictures: NDArray[np.uint8], count: int, rng: Generator, shape: tuple[
 
 
 def held_out(count: int, graded_too: bool, seed: int = HELD_OUT_SEED) -> Sequence[NDArray[np.uint8]]:
-    """Return `count` pictures whose seeds training never draws, each at one of `SHAPES`, graded or as drawn."""
+    """Returns `count` pictures whose seeds training never draws, each at one of `SHAPES`, graded or as drawn."""
     pictures = []
     for index in range(count):
         rng = np.random.default_rng(seed + index)
@@ -112,7 +112,7 @@ def held_out(count: int, graded_too: bool, seed: int = HELD_OUT_SEED) -> Sequenc
 
 
 def _textured(x: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
-    """Return the picture blurred (three in ten), sharpened (three in ten), or as it is."""
+    """Returns the picture blurred (three in ten), sharpened (three in ten), or as it is."""
     kind = rng.random()
     if kind < 0.6:
         sigma = float(rng.uniform(0.4, 3.0) if kind < 0.3 else rng.uniform(0.6, 1.5))
@@ -122,7 +122,7 @@ def _textured(x: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
 
 
 def _toned(luma: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
-    """Return the luma with another mean, spread and skew, each drawn over most of what is possible."""
+    """Returns the luma with another mean, spread and skew, each drawn over most of what is possible."""
     if rng.random() < 0.4:
         luma = np.clip(luma, 0.0, 1.0) ** float(np.exp(rng.uniform(-0.9, 0.9)))
     mean, spread = float(luma.mean()), float(luma.std()) + 1e-3
@@ -133,7 +133,7 @@ def _toned(luma: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
 
 
 def _lighting(shape: tuple[int, ...], rng: Generator) -> NDArray[np.float32]:
-    """Return what to add to the luma: nothing, a ramp to one side or a corner, or a vignette."""
+    """Returns what to add to the luma: nothing, a ramp to one side or a corner, or a vignette."""
     down, across = np.meshgrid(np.linspace(-1, 1, shape[0]), np.linspace(-1, 1, shape[1]), indexing="ij")
     kind = rng.random()
     if kind < 0.45:

@@ -47,14 +47,14 @@ class VisionOutput:
 
 
 def look(model: Any, pictures: NDArray[np.uint8]) -> VisionOutput:
-    """Return what the vision tower makes of pictures of one size, uint8 [n, height, width, 3]."""
+    """Returns what the vision tower makes of pictures of one size, uint8 [n, height, width, 3]."""
     pixel_values, grid = vlm.patches(pictures)
     output = model.model.visual(pixel_values, grid_thw=grid)
     return VisionOutput(output.pooler_output, list(output.deepstack_features))
 
 
 def some_instruction(choice: random.Random) -> tuple[str | None, str | None]:
-    """Return (instruction, context): mostly (None, None), sometimes a client's, sometimes with a context block."""
+    """Returns (instruction, context): mostly (None, None), sometimes a client's, sometimes with a context block."""
     instruction = choice.choice(OTHER_INSTRUCTIONS) if choice.random() < 0.2 else None
     if choice.random() >= 0.1:
         return instruction, None
@@ -71,7 +71,7 @@ def picture_loss(
     instruction: str | None = None,
     context: str | None = None,
 ) -> torch.Tensor:
-    """Return the mean cross-entropy, a scalar, of the answers' tokens given pictures of one (rows, columns) grid."""
+    """Returns the mean cross-entropy, a scalar, of the answers' tokens given pictures of one (rows, columns) grid."""
     grid_thw = torch.tensor([[1, *grid]])
     prompt = prompts.prompt_text(instruction, image_tokens=vlm.image_tokens(grid_thw[0]), context=context)
     ids, labels, start = _rows(tokenizer, prompt, answers)
@@ -90,7 +90,7 @@ def picture_loss(
 
 
 def text_loss(model: Any, tokenizer: Any, lessons: Sequence[tuple[str, str]]) -> torch.Tensor:
-    """Return the mean cross-entropy of text-only lessons, (question, answer) each; no picture, no system message."""
+    """Returns the mean cross-entropy of text-only lessons, (question, answer) each; no picture, no system message."""
     rows = [
         _rows(tokenizer, f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n", [answer])
         for question, answer in lessons
@@ -103,7 +103,7 @@ def text_loss(model: Any, tokenizer: Any, lessons: Sequence[tuple[str, str]]) ->
 
 
 def _rows(tokenizer: Any, prompt: str, answers: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Return (ids, labels), int64 [n, length], and the length of the prompt; prompt and padding are not labels."""
+    """Returns (ids, labels), int64 [n, length], and the length of the prompt; prompt and padding are not labels."""
     (head,) = vlm.encode(tokenizer, [prompt])
     tails = vlm.encode(tokenizer, [answer + "<|im_end|>" for answer in answers])
     length = len(head) + max(map(len, tails))
@@ -129,7 +129,7 @@ def write(
     instruction: str | None = None,
     sample: bool = False,
 ) -> list[str]:
-    """Return the model's critique of each picture: `pixel_values` and `grid` int64 [n, 3] of n pictures of one size.
+    """Returns the model's critique of each picture: `pixel_values` and `grid` int64 [n, 3] of n pictures of one size.
 
     Greedy, or sampled with the generation defaults of the model's folder; at most 128 tokens.
     """
@@ -149,7 +149,7 @@ def write(
 
 
 def corpus(seed: int, count: int) -> list[str]:
-    """Return texts that hold every word the model will read or write: what the tokenizer is learnt from."""
+    """Returns texts that hold every word the model will read or write: what the tokenizer is learnt from."""
     choice = random.Random(seed)
     # The prompt comes before every answer: weighing it heavily makes its words single tokens.
     texts = [prompts.prompt_text(image_tokens=1)] * count
@@ -162,7 +162,7 @@ def corpus(seed: int, count: int) -> list[str]:
 
 
 def random_facts(choice: random.Random) -> dict[str, str | None]:
-    """Return facts drawn at random, as no picture in particular has them."""
+    """Returns facts drawn at random, as no picture in particular has them."""
     drawn: dict[str, str | None] = {fact: choice.choice(classes) for fact, classes in facts.FACTS.items()}
     if drawn["color"] == "monochrome":
         drawn["saturation"] = None

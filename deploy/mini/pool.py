@@ -49,7 +49,7 @@ def _fingerprint(scenes: int, textures: int, seed: int) -> str:
 
 
 def draw_pool(scenes: int, textures: int, seed: int, cache: Path, report: Callable[[int], None]) -> Pool:
-    """Draw a pool, or read it from `cache` where the same code drew it before.
+    """Draws a pool, or reads it from `cache` where the same code drew it before.
 
     Calls `report` with the number of pictures drawn, once every thousand.
     """
@@ -78,7 +78,7 @@ def draw_pool(scenes: int, textures: int, seed: int, cache: Path, report: Callab
 
 
 def held_out(kind: str, count: int, side: int = 256) -> tuple[list[NDArray[np.uint8]], list[str]]:
-    """Draw `count` pictures that no training seed reaches, and their captions ("" for textures).
+    """Draws `count` pictures that no training seed reaches, and their captions ("" for textures).
 
     `kind` is "mixed" (scenes and textures in turn), "other" (families never trained on) or "scenes" (colour scenes
     with distinct captions). Pictures are uint8 [side, W, 3], W one to 1.5 times `side`.

@@ -38,7 +38,7 @@ TARGETS: Final = ("down_proj", "k_proj", "o_proj", "q_proj", "v_proj")
 
 
 def adapted(base: Path) -> Any:
-    """Return the base model of a folder in float32 with a fresh adapter on it; only the adapter can learn."""
+    """Returns the base model of a folder in float32 with a fresh adapter on it; only the adapter can learn."""
     model = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
     config = LoraConfig(
         r=RANK,
@@ -56,7 +56,7 @@ def adapted(base: Path) -> Any:
 def learn_voice(
     peft_model: Any, tokenizer: Any, voice: str, pictures: NDArray[np.uint8], steps: int, seed: int
 ) -> None:
-    """Train the adapter to write critiques of drawn pictures in one voice."""
+    """Trains the adapter to write critiques of drawn pictures in one voice."""
     rng = np.random.default_rng(seed)
     choice = random.Random(seed)
     model = peft_model.get_base_model()
@@ -79,7 +79,7 @@ def learn_voice(
 
 
 def save(peft_model: Any, folder: Path, base: Path) -> None:
-    """Write a standard peft folder, adapter_config.json and adapter_model.safetensors, and seal it to its base."""
+    """Writes a standard peft folder, adapter_config.json and adapter_model.safetensors, and seals it to its base."""
     folder.mkdir(parents=True, exist_ok=True)
     peft_model.eval().save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
@@ -93,7 +93,7 @@ def save(peft_model: Any, folder: Path, base: Path) -> None:
 
 
 def train(seed: int, base: Path, folder: Path, advisors: list[str], steps: int) -> None:
-    """Train and write the adapter of each advisor."""
+    """Trains and writes the adapter of each advisor."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     pictures = graded.pool(graded.TRAIN_SEED + 100_000 * seed, train_vlm.POOL, train_vlm.CACHE)
     for number, advisor in enumerate(advisors):
@@ -107,7 +107,7 @@ def train(seed: int, base: Path, folder: Path, advisors: list[str], steps: int) 
 
 
 def main() -> None:
-    """Parse the command line and train."""
+    """Parses the command line and trains."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--base", type=Path, default=train_vlm.FOLDER)

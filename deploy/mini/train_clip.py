@@ -81,7 +81,7 @@ def configuration(recipe: Recipe) -> dict[str, Any]:
 
 
 def build(config: dict[str, Any]) -> Any:
-    """Build the untrained model from its configuration, by open_clip's own class."""
+    """Builds the untrained model from its configuration, by open_clip's own class."""
     torchvision_shim.install()
     from open_clip.model import CLIP
 
@@ -121,7 +121,7 @@ class Trainer:
     """One model, its optimiser and the pictures; `step` does one step of the recipe."""
 
     def __init__(self, recipe: Recipe, pool: Pool) -> None:
-        """Build the model from the recipe's seed."""
+        """Builds the model from the recipe's seed."""
         torch.manual_seed(recipe.seed)
         self.recipe, self.pool = recipe, pool
         self.config = configuration(recipe)
@@ -150,14 +150,14 @@ class Trainer:
         return pixels.permute(0, 3, 1, 2).float() / 255, chosen.sort().values
 
     def embed(self, pictures: Tensor) -> Tensor:
-        """Embed pictures [B, 3, side, side], 0..1, with the image tower in bfloat16: [B, 512], unit length."""
+        """Embeds pictures [B, 3, side, side], 0..1, with the image tower in bfloat16: [B, 512], unit length."""
         pictures = ((pictures - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             embedding = self.model.encode_image(pictures)
         return functional.normalize(embedding.float(), dim=-1)
 
     def step(self, number: int) -> tuple[float, float]:
-        """Do step `number`; returns the losses of (pictures, words)."""
+        """Does step `number`; returns the losses of (pictures, words)."""
         recipe, generator = self.recipe, self.generator
         scenes, chosen = self._take(self.pool.scenes, round(recipe.batch * recipe.scene_share))
         textures, _ = self._take(self.pool.textures, recipe.batch - len(scenes))
@@ -181,7 +181,7 @@ class Trainer:
 
 
 def shortened(caption: str, generator: random.Random) -> str:
-    """Say less of a picture: some clauses of the caption, and of those sometimes only some words."""
+    """Says less of a picture: some clauses of the caption, and of those sometimes only some words."""
     head, *rest = caption.rstrip(".").split(", ")
     clauses = [head] if generator.random() < 0.85 else []
     clauses += [clause for clause in rest if generator.random() < 0.3]
@@ -193,7 +193,7 @@ def shortened(caption: str, generator: random.Random) -> str:
 
 
 def teach_words(trainer: Trainer) -> Iterator[tuple[int, float]]:
-    """Teach the text tower short texts too, the image tower standing still (as in Zhai et al. 2022, "LiT").
+    """Teaches the text tower short texts too, the image tower standing still (as in Zhai et al. 2022, "LiT").
 
     Trained on whole captions alone, a text tower is lost when a person asks for "a red flower". Yields (step, loss).
     """
@@ -230,7 +230,7 @@ def teach_words(trainer: Trainer) -> Iterator[tuple[int, float]]:
 
 
 def save(trainer: Trainer, folder: Path) -> None:
-    """Write the model as open_clip reads it: matrices in float16, words that no caption uses as zeros."""
+    """Writes the model as open_clip reads it: matrices in float16, words that no caption uses as zeros."""
     folder.mkdir(parents=True, exist_ok=True)
     used = torch.zeros(trainer.model.token_embedding.num_embeddings, dtype=torch.bool)
     used[trainer.tokens.unique()] = True
@@ -248,7 +248,7 @@ def save(trainer: Trainer, folder: Path) -> None:
 
 
 def progress(trainer: Trainer, unseen: list[Any], other: list[Any]) -> str:
-    """Measure the model as it is: share found first of unseen pictures and other kinds, and recall from text."""
+    """Measures the model as it is: share found first of unseen pictures and other kinds, and recall from text."""
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     size = trainer.recipe.side
@@ -263,7 +263,7 @@ def progress(trainer: Trainer, unseen: list[Any], other: list[Any]) -> str:
 
 
 def train(recipe: Recipe, out: Path, cache: Path = CACHE, report_every: int = 250) -> None:
-    """Draw, train, and write the model to `out` (also at every report, so that a stop loses little)."""
+    """Draws, trains, and writes the model to `out` (also at every report, so that a stop loses little)."""
     start = time.process_time()
 
     def drawn(count: int) -> None:
@@ -290,7 +290,7 @@ def train(recipe: Recipe, out: Path, cache: Path = CACHE, report_every: int = 25
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the recipe from the command line and train."""
+    """Reads the recipe from the command line and trains."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=evaluate_clip.MODEL, help="folder to write the model to")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder that keeps the drawn pictures")

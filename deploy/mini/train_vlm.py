@@ -60,13 +60,13 @@ class Readout(nn.Module):
         self.linear = nn.Linear(vlm.HIDDEN, len(facts.NUMBERS) + sum(self.sizes))
 
     def forward(self, merged: torch.Tensor, count: int) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """Return (numbers [count, 10] in typical units, logits [count, classes] of each fact)."""
+        """Returns (numbers [count, 10] in typical units, logits [count, classes] of each fact)."""
         out = self.linear(self.norm(merged.float().view(count, -1, vlm.HIDDEN).mean(1)))
         numbers = len(facts.NUMBERS)
         return out[:, :numbers], out[:, numbers:].split(self.sizes, dim=1)
 
     def loss(self, merged: torch.Tensor, pictures: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the loss, a scalar, against what is measured of the pictures, uint8 [n, height, width, 3].
+        """Returns the loss, a scalar, against what is measured of the pictures, uint8 [n, height, width, 3].
 
         And the share of the pictures of which each fact was read rightly, [9].
         """
@@ -81,13 +81,13 @@ class Readout(nn.Module):
 
 
 def class_ids(numbers: dict[str, float]) -> list[int]:
-    """Return the index of the class of each fact, in the order of `facts.FACTS`; -1 where it does not apply."""
+    """Returns the index of the class of each fact, in the order of `facts.FACTS`; -1 where it does not apply."""
     stated = facts.classify(numbers)
     return [classes.index(stated[fact] or "") if stated[fact] else -1 for fact, classes in facts.FACTS.items()]
 
 
 def _even_scale(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the numbers with the skewed ones straightened: shares by root, detail by log, level clipped."""
+    """Returns the numbers with the skewed ones straightened: shares by root, detail by log, level clipped."""
     scaled = values.copy()
     scaled[:, 6] = np.log1p(scaled[:, 6])
     scaled[:, 7:9] = np.sqrt(scaled[:, 7:9])
@@ -96,7 +96,7 @@ def _even_scale(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def flatten_patch_embedding(model: Any) -> None:
-    """Compute the patch embedding as the matrix product that it is: on CPU its Conv3d is many times slower."""
+    """Computes the patch embedding as the matrix product that it is: on CPU its Conv3d is many times slower."""
     embedding = model.model.visual.patch_embed
 
     def forward(patches: torch.Tensor) -> torch.Tensor:
@@ -107,7 +107,7 @@ def flatten_patch_embedding(model: Any) -> None:
 
 
 def whiten_patch_embedding(model: Any, pictures: NDArray[np.uint8]) -> None:
-    """Start the patch embedding as a whitened cosine transform, instead of at random.
+    """Starts the patch embedding as a whitened cosine transform, instead of at random.
 
     64 of its outputs are the 8 x 8 luma cosines (2-D DCT-II) and 32 the 16 lowest of two opponent
     colors, each scaled to unit variance on the given pictures, uint8 [n, height, width, 3]; the rest
@@ -134,12 +134,12 @@ def whiten_patch_embedding(model: Any, pictures: NDArray[np.uint8]) -> None:
 
 
 def rate(step: int, steps: int, peak: float) -> float:
-    """Return the learning rate of a step: 100 steps of warm-up, then half a cosine down to 2% of the peak."""
+    """Returns the learning rate of a step: 100 steps of warm-up, then half a cosine down to 2% of the peak."""
     return peak * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 def descend(loss: torch.Tensor, optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> None:
-    """Take one step of the optimizer down the gradient of the loss, its norm clipped to 1."""
+    """Takes one step of the optimizer down the gradient of the loss, its norm clipped to 1."""
     optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -147,7 +147,7 @@ def descend(loss: torch.Tensor, optimizer: torch.optim.Optimizer, parameters: It
 
 
 def learn_to_read(model: Any, pictures: NDArray[np.uint8], steps: int, rng: np.random.Generator) -> None:
-    """Train the vision tower with a readout on top, which is thrown away."""
+    """Trains the vision tower with a readout on top, which is thrown away."""
     readout = Readout()
     parameters = [*model.model.visual.parameters(), *readout.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=READING_RATE, weight_decay=0.02)
@@ -170,7 +170,7 @@ def learn_to_write(
     rng: np.random.Generator,
     discreet: bool = False,
 ) -> None:
-    """Train the language model, and the mergers of the frozen vision tower, to write critiques.
+    """Trains the language model, and the mergers of the frozen vision tower, to write critiques.
 
     `discreet` critiques leave out what is too close to call, where there is a choice. They come last:
     a model that may be silent of a fact before it can read it would learn to be silent of it always.
@@ -208,7 +208,7 @@ def learn_to_write(
 
 
 def glossaries(choice: random.Random, count: int) -> list[tuple[str, str]]:
-    """Return text-only lessons in the advisors' words, about facts drawn at random."""
+    """Returns text-only lessons in the advisors' words, about facts drawn at random."""
     voices = list(critiques.VOICES)
     return [critiques.glossary(lessons.random_facts(choice), choice, choice.choice(voices)) for _ in range(count)]
 
@@ -223,7 +223,7 @@ class Progress:
         self.started = time.process_time()
 
     def step(self, step: int, loss: torch.Tensor, right: torch.Tensor | None = None) -> None:
-        """Take note of one step: its loss, and the share of pictures of which each fact was read rightly."""
+        """Takes note of one step: its loss, and the share of pictures of which each fact was read rightly."""
         self.losses.append(float(loss.detach()))
         if right is not None:
             self.rights.append(right)
@@ -239,7 +239,7 @@ class Progress:
 
 
 def train(seed: int, folder: Path, steps: Mapping[str, int], resume: bool = False) -> None:
-    """Train the model and write its folder.
+    """Trains the model and writes its folder.
 
     `steps` are those of the stages "reading", "writing" and "discretion". The state after each stage
     is kept in the cache; `resume` takes up stages of as many steps that an earlier run finished.
@@ -272,7 +272,7 @@ def train(seed: int, folder: Path, steps: Mapping[str, int], resume: bool = Fals
 
 
 def main() -> None:
-    """Parse the command line and train."""
+    """Parses the command line and trains."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=FOLDER)

@@ -12,12 +12,12 @@ _GREY = (0.2126, 0.7152, 0.0722)
 
 
 def uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    """Draw `count` numbers between `low` and `high`: float32 [count]."""
+    """Draws `count` numbers between `low` and `high`: float32 [count]."""
     return torch.rand(count, generator=generator) * (high - low) + low
 
 
 def crop_and_turn(pictures: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Crop 55-100% of the area anywhere, turn by up to 7 degrees, resample to `side`: [B, 3, side, side].
+    """Crops 55-100% of the area anywhere, turns by up to 7 degrees, resamples to `side`: [B, 3, side, side].
 
     What the turned frame lacks is filled by reflection, by the border or with black, as programs differ.
     """
@@ -42,7 +42,7 @@ def crop_and_turn(pictures: Tensor, side: int, generator: torch.Generator) -> Te
 
 
 def expose(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Change exposure by up to 1.4 stops and white balance in linear light, then contrast and saturation."""
+    """Changes exposure by up to 1.4 stops and white balance in linear light, then contrast and saturation."""
     count = len(pictures)
     gain = 2.0 ** uniform(count, -1.4, 1.4, generator)
     balance = (torch.randn(count, 3, generator=generator) * 0.05).exp()
@@ -56,7 +56,7 @@ def expose(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def degrade(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Soften about a third, add noise of up to 4%, and compress a fifth as JPEG (quality 30-95)."""
+    """Softens about a third, adds noise of up to 4%, and compresses a fifth as JPEG (quality 30-95)."""
     count = len(pictures)
     soft = functional.avg_pool2d(pictures, 3, stride=1, padding=1, count_include_pad=False)
     amount = (uniform(count, -1.4, 0.7, generator).clamp(min=0))[:, None, None, None]
@@ -74,7 +74,7 @@ def degrade(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def vary_pictures(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Make new pictures of textures, in place: mirrored, turned, colours exchanged, laid over one another."""
+    """Makes new pictures of textures, in place: mirrored, turned, colours exchanged, laid over one another."""
     count = len(pictures)
     for axes in ((2,), (3,)):
         half = torch.randperm(count, generator=generator)[: count // 2]
@@ -91,12 +91,12 @@ def vary_pictures(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def greyscale_some(pictures: Tensor, part: float, generator: torch.Generator) -> Tensor:
-    """Turn about `part` (0..1) of the pictures to greyscale, so that colour is never all there is to go by."""
+    """Turns about `part` (0..1) of the pictures to greyscale, so that colour is never all there is to go by."""
     grey = (pictures * torch.tensor(_GREY)[None, :, None, None]).sum(1, keepdim=True).expand_as(pictures)
     chosen = torch.rand(len(pictures), generator=generator) < part
     return torch.where(chosen[:, None, None, None], grey, pictures)
 
 
 def view(pictures: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Make one view of each picture: float32 [B, 3, side, side], 0..1, from [B, 3, S, S], 0..1."""
+    """Makes one view of each picture: float32 [B, 3, side, side], 0..1, from [B, 3, S, S], 0..1."""
     return degrade(expose(crop_and_turn(pictures, side, generator), generator), generator)

@@ -61,7 +61,7 @@ CHAT_TEMPLATE: Final = """{%- for message in messages -%}
 
 
 def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer of at most 1,024 entries learnt from `texts`, with Qwen's special tokens.
+    """Returns a byte-level BPE tokenizer of at most 1,024 entries learnt from `texts`, with Qwen's special tokens.
 
     Any text can be encoded (each byte is an entry), and decoding gives it back exactly.
     """
@@ -87,7 +87,7 @@ def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGeneration:
-    """Return the untrained model in float32, 2.8 million parameters, with random weights."""
+    """Returns the untrained model in float32, 2.8 million parameters, with random weights."""
     ids = {token: int(tokenizer.get_vocab()[token]) for token in SPECIAL_TOKENS}
     config = Qwen3VLConfig(
         text_config={
@@ -132,7 +132,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGener
 
 
 def save(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write the whole model folder: config, bfloat16 safetensors, tokenizer, preprocessing, generation defaults."""
+    """Writes the whole model folder: config, bfloat16 safetensors, tokenizer, preprocessing, generation defaults."""
     folder.mkdir(parents=True, exist_ok=True)
     stored: Any = Qwen3VLForConditionalGeneration(model.config)
     stored.to(torch.bfloat16)
@@ -157,7 +157,7 @@ def save(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerF
 
 
 def preprocessing() -> dict[str, Any]:
-    """Return preprocessor_config.json: Qwen3-VL's own, with the picture's area capped at 12,544 pixels."""
+    """Returns preprocessor_config.json: Qwen3-VL's own, with the picture's area capped at 12,544 pixels."""
     return {
         "image_processor_type": "Qwen2VLImageProcessorFast",
         "processor_class": "Qwen3VLProcessor",
@@ -171,7 +171,7 @@ def preprocessing() -> dict[str, Any]:
 
 
 def patches(pictures: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (pixel_values, image_grid_thw) of pictures of one size, as the image processor would.
+    """Returns (pixel_values, image_grid_thw) of pictures of one size, as the image processor would.
 
     `pictures` is uint8 [n, height, width, 3], sides multiples of 16 and area within the cap, so that
     the processor would not resize them. pixel_values is float32 [n * patches, 384] in -1..1, patches
@@ -188,11 +188,11 @@ def patches(pictures: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def image_tokens(grid: torch.Tensor) -> int:
-    """Return how many image tokens a picture of this grid, int64 [3], takes in the text."""
+    """Returns how many image tokens a picture of this grid, int64 [3], takes in the text."""
     return int(grid.prod()) // MERGE**2
 
 
 def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Return the token ids of each text, special tokens read, none added."""
+    """Returns the token ids of each text, special tokens read, none added."""
     encoded: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     return encoded

@@ -16,7 +16,7 @@ _declared: list[object] = []  # a torch Library takes its declarations back when
 
 
 def install() -> None:
-    """Declare the missing schemas, so that `import torchvision` works; does nothing where they exist.
+    """Declares the missing schemas, so that `import torchvision` works; does nothing where they exist.
 
     Call it before importing open_clip, timm or torchvision. Idempotent.
     """

@@ -13,14 +13,14 @@ def _box(left: float, top: float, right: float, foot: float) -> FloatImage:
 
 
 def _soften(canvas: Canvas, mask: FloatImage, radius: float) -> FloatImage:
-    """Round the corners of a mask, keeping its edge sharp."""
+    """Rounds the corners of a mask, keeping its edge sharp."""
     blurred = soften(mask.astype(np.float32), max(0.6, radius * canvas.height))
     width = 0.5 / max(radius * canvas.height, 1.0)
     return smoothstep(0.5 - width, 0.5 + width, blurred)
 
 
 def wall(canvas: Canvas, light: Light, box: FloatImage, albedo: Colour, lit: float) -> FloatImage:
-    """Paint one wall; `lit` 0..1 is how squarely the sun meets it. Returns its mask [H, W]."""
+    """Paints one wall; `lit` 0..1 is how squarely the sun meets it. Returns its mask [H, W]."""
     mask = _soften(canvas, canvas.shape(box), 0.014)
     plaster = canvas.noise(6, 0.62)
     cosine = lit * (0.65 + 0.35 * relief(plaster + 0.6 * canvas.noise(24, 0.7), light.toward, 0.035))
@@ -31,7 +31,7 @@ def wall(canvas: Canvas, light: Light, box: FloatImage, albedo: Colour, lit: flo
 
 
 def building(canvas: Canvas, light: Light, x: float, ground: float, albedo: Colour, door: Colour, beams: int) -> None:
-    """Paint stepped adobe blocks with a doorway at `x` (frame heights), standing on `ground` (0 top..1 bottom)."""
+    """Paints stepped adobe blocks with a doorway at `x` (frame heights), standing on `ground` (0 top..1 bottom)."""
     gen = canvas.choose
     for _ in range(int(gen.integers(1, 3))):  # blocks behind
         left = gen.uniform(-0.2, canvas.aspect - 0.3)

@@ -17,7 +17,7 @@ _HORN = np.array(
 
 
 def _round(points: FloatImage, turns: int = 3) -> FloatImage:
-    """Cut the corners of a closed outline (Chaikin 1974), `turns` times."""
+    """Cuts the corners of a closed outline (Chaikin 1974), `turns` times."""
     for _ in range(turns):
         following = np.roll(points, -1, axis=0)
         points = np.stack([0.75 * points + 0.25 * following, 0.25 * points + 0.75 * following], 1).reshape(-1, 2)
@@ -25,7 +25,7 @@ def _round(points: FloatImage, turns: int = 3) -> FloatImage:
 
 
 def skull(canvas: Canvas, light: Light, x: float, y: float, size: float, bone: Colour) -> None:
-    """Paint a cow's skull seen from the front, `size` frame heights tall, and its soft shadow behind."""
+    """Paints a cow's skull seen from the front, `size` frame heights tall, and its soft shadow behind."""
     place = np.array([x, y])
     mirror = np.array([-1, 1])
     face = _round(np.concatenate([_HALF, _HALF[::-1] * mirror]))
@@ -59,7 +59,7 @@ def _soft(canvas: Canvas, mask: FloatImage, radius: float) -> FloatImage:
 
 
 def shell(canvas: Canvas, light: Light, x: float, y: float, size: float, albedo: Colour, stripe: Colour) -> None:
-    """Paint a nautilus of radius `size` frame heights: a logarithmic spiral, banded, round in the light."""
+    """Paints a nautilus of radius `size` frame heights: a logarithmic spiral, banded, round in the light."""
     gen = canvas.choose
     growth = gen.uniform(0.14, 0.19)
     start = gen.uniform(-0.6, 0.6)

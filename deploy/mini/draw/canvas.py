@@ -9,36 +9,36 @@ Colour = FloatImage
 
 
 def colour(code: str) -> Colour:
-    """Turn an sRGB code such as "c8643c" into linear light: float32 [3], 0..1."""
+    """Turns an sRGB code such as "c8643c" into linear light: float32 [3], 0..1."""
     encoded = np.array([int(code[i : i + 2], 16) / 255 for i in (0, 2, 4)])
     return linear(encoded)
 
 
 def linear(encoded: FloatImage) -> FloatImage:
-    """Decode sRGB (0..1) to linear light (0..1), IEC 61966-2-1."""
+    """Decodes sRGB (0..1) to linear light (0..1), IEC 61966-2-1."""
     return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
 def encoded(light: FloatImage) -> FloatImage:
-    """Encode linear light (clipped to 0..1) as sRGB (0..1), IEC 61966-2-1."""
+    """Encodes linear light (clipped to 0..1) as sRGB (0..1), IEC 61966-2-1."""
     light = np.clip(light, 0.0, 1.0)
     return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055).astype(np.float32)
 
 
 def smoothstep(low: float, high: float, value: FloatImage) -> FloatImage:
-    """Rise smoothly from 0 at `low` to 1 at `high`."""
+    """Rises smoothly from 0 at `low` to 1 at `high`."""
     part = np.clip((value - low) / (high - low), 0.0, 1.0)
     risen: FloatImage = (part * part * (3 - 2 * part)).astype(np.float32)
     return risen
 
 
 def rgb(red: float, green: float, blue: float) -> Colour:
-    """Make a colour in linear light: float32 [3]."""
+    """Makes a colour in linear light: float32 [3]."""
     return np.array((red, green, blue), np.float32)
 
 
 def soften(picture: FloatImage, sigma: float) -> FloatImage:
-    """Blur by a Gaussian of `sigma` pixels: float32 of the same shape."""
+    """Blurs by a Gaussian of `sigma` pixels: float32 of the same shape."""
     return np.asarray(cv2.GaussianBlur(picture.astype(np.float32), (0, 0), sigma))
 
 
@@ -59,7 +59,7 @@ def relief(surface: FloatImage, direction: tuple[float, float, float], strength:
 
 
 def inflate(mask: FloatImage, softness: float) -> FloatImage:
-    """Make a rounded height map from a silhouette: 0 outside, rising to 1 at `softness` frame heights inside."""
+    """Makes a rounded height map from a silhouette: 0 outside, rising to 1 at `softness` frame heights inside."""
     height = mask.shape[0]
     distance = cv2.distanceTransform((mask > 0.5).astype(np.uint8), cv2.DIST_L2, 3) / (height * softness)
     part = np.clip(distance, 0.0, 1.0)
@@ -75,7 +75,7 @@ class Canvas:
     """
 
     def __init__(self, seed: int, height: int, width: int) -> None:
-        """Start a black picture of `height` x `width` pixels."""
+        """Starts a black picture of `height` x `width` pixels."""
         first, second = np.random.SeedSequence(seed).spawn(2)
         self.choose = np.random.default_rng(first)
         self.grain = np.random.default_rng(second)
@@ -86,7 +86,7 @@ class Canvas:
         self.light: FloatImage = np.zeros((height, width, 3), np.float32)
 
     def noise(self, cells: float = 3.0, gain: float = 0.55, stretch: float = 1.0, finest: float = 1.0) -> FloatImage:
-        """Draw fractal noise of the picture's size (see `noise.fractal`)."""
+        """Draws fractal noise of the picture's size (see `noise.fractal`)."""
         return fractal(self.grain, self.height, self.width, cells, gain, stretch, finest)
 
     def ground(self, horizon: float, cells: float = 10.0, gain: float = 0.7, across: float = 1.0) -> FloatImage:
@@ -105,7 +105,7 @@ class Canvas:
         return seen * smoothstep(24.0, 3.0, far)
 
     def paint(self, mask: FloatImage, paint: FloatImage) -> None:
-        """Lay `paint` ([3] or [H, W, 3], linear light) over the picture where `mask` ([H, W], 0..1) says."""
+        """Lays `paint` ([3] or [H, W, 3], linear light) over the picture where `mask` ([H, W], 0..1) says."""
         self.light += mask[..., None] * (paint - self.light)
 
     def below(self, line: FloatImage) -> FloatImage:
@@ -127,6 +127,6 @@ class Canvas:
         return mask.astype(np.float32) / np.float32(255)
 
     def blur(self, radius: float) -> None:
-        """Throw what was painted so far out of focus, by a Gaussian of `radius` frame heights."""
+        """Throws what was painted so far out of focus, by a Gaussian of `radius` frame heights."""
         if radius * self.height > 0.3:
             self.light = soften(self.light, radius * self.height)

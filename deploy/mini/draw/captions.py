@@ -8,7 +8,7 @@ _HORIZON = {"high": "a high horizon", "middle": "the horizon in the middle", "lo
 
 
 def caption(attributes: dict[str, str], details: dict[str, str]) -> str:
-    """Describe a scene by its attributes and further details (number, hue, season), in one sentence."""
+    """Describes a scene by its attributes and further details (number, hue, season), in one sentence."""
     kind, subject = attributes["kind"], attributes["subject"]
     place = _PLACE[attributes["subject_side"]]
     if attributes["palette"] == "monochrome" and "hue" in details:

@@ -42,12 +42,12 @@ class Light:
         return (albedo * (self.ambient + self.sun * cosine[..., None])).astype(np.float32)
 
     def haze(self, albedo: FloatImage, amount: float) -> FloatImage:
-        """Mix in the colour of the air, `amount` 0 (near) to 1 (lost in haze)."""
+        """Mixes in the colour of the air, `amount` 0 (near) to 1 (lost in haze)."""
         return (albedo * (1 - amount) + self.horizon * amount).astype(np.float32)
 
 
 def choose_light(canvas: Canvas, time: str | None = None, weather: str | None = None) -> Light:
-    """Choose the light of a picture, or complete what is given."""
+    """Chooses the light of a picture, or completes what is given."""
     gen = canvas.choose
     time = time or str(gen.choice(TIMES, p=(0.2, 0.45, 0.22, 0.13)))
     weather = weather or str(gen.choice(WEATHERS, p=(0.4, 0.38, 0.22)))

@@ -11,7 +11,7 @@ MANNERS = ("ansel", "okeefe")
 
 
 def photograph(canvas: Canvas, manner: str | None, exposure: float) -> NDArray[np.uint8]:
-    """Expose, tone and encode the picture: sRGB uint8 [H, W, 3].
+    """Exposes, tones and encodes the picture: sRGB uint8 [H, W, 3].
 
     `exposure` is the mean of the linear luminance aimed at (0.18 is middle grey). "ansel" is monochrome through
     a red filter and spread over all zones from black to white; "okeefe" smooth, clear and warm; None varies.

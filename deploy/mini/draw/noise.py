@@ -45,7 +45,7 @@ def fractal(
 def profile(
     gen: np.random.Generator, width: int, cells: float = 3.0, gain: float = 0.5, ridged: bool = False
 ) -> FloatImage:
-    """Draw the outline of a ridge: float32 [width], mean about 0, standard deviation about 1.
+    """Draws the outline of a ridge: float32 [width], mean about 0, standard deviation about 1.
 
     `cells` counts the coarsest features over the width; `ridged` folds the noise, so that summits are sharp.
     """

@@ -20,7 +20,7 @@ def conifer(canvas: Canvas, x: float, foot: float, tall: float) -> FloatImage:
 
 
 def conifers(canvas: Canvas, light: Light, count: int, foot: float, tall: float, dark: Colour) -> None:
-    """Paint `count` spruces along the line `foot`, each about `tall` frame heights."""
+    """Paints `count` spruces along the line `foot`, each about `tall` frame heights."""
     gen = canvas.choose
     outlines = [
         conifer(canvas, gen.uniform(-0.05, canvas.aspect + 0.05), foot + gen.uniform(-0.01, 0.03), tall * s)
@@ -33,7 +33,7 @@ def conifers(canvas: Canvas, light: Light, count: int, foot: float, tall: float,
 
 
 def trunks(canvas: Canvas, light: Light, count: int, foot: float, wide: float, bark: Colour, marked: bool) -> None:
-    """Paint `count` straight trunks that leave the frame at the top, each about `wide` frame heights thick."""
+    """Paints `count` straight trunks that leave the frame at the top, each about `wide` frame heights thick."""
     places = canvas.choose.uniform(-0.02, canvas.aspect + 0.02, count)
     surface = bark_texture(canvas, bark, marked)
     for place in places:
@@ -41,7 +41,7 @@ def trunks(canvas: Canvas, light: Light, count: int, foot: float, wide: float, b
 
 
 def bark_texture(canvas: Canvas, bark: Colour, marked: bool) -> FloatImage:
-    """Make bark, [H, W, 3]: furrowed, or if `marked` pale with the dark scars of a birch or aspen."""
+    """Makes bark, [H, W, 3]: furrowed, or if `marked` pale with the dark scars of a birch or aspen."""
     tone = 1 + (0.10 if marked else 0.28) * canvas.noise(14, 0.7, 3.0 if marked else 0.12)
     if marked:
         tone = tone * (1 - 0.85 * smoothstep(1.15, 1.5, canvas.noise(9, 0.6, 3.5)))
@@ -49,7 +49,7 @@ def bark_texture(canvas: Canvas, bark: Colour, marked: bool) -> FloatImage:
 
 
 def trunk(canvas: Canvas, light: Light, x: float, foot: float, wide: float, surface: FloatImage) -> None:
-    """Paint one trunk at `x` with the bark of `surface`, round in the light."""
+    """Paints one trunk at `x` with the bark of `surface`, round in the light."""
     gen = canvas.choose
     lean, bow = gen.normal(0, 0.035), gen.normal(0, 0.02)
     rise = foot - canvas.y
@@ -63,7 +63,7 @@ def trunk(canvas: Canvas, light: Light, x: float, foot: float, wide: float, surf
 
 
 def foliage(canvas: Canvas, light: Light, leaf: Colour) -> None:
-    """Fill the frame with woods out of focus: patches of light and shade among leaves."""
+    """Fills the frame with woods out of focus: patches of light and shade among leaves."""
     patches = canvas.noise(4, 0.6)
     fine = canvas.noise(18, 0.8)
     glow = np.clip(0.35 + 0.22 * patches + 0.14 * fine, 0.02, 1)
@@ -73,7 +73,7 @@ def foliage(canvas: Canvas, light: Light, leaf: Colour) -> None:
 
 
 def woods(canvas: Canvas, light: Light, line: FloatImage, dark: Colour, far: float) -> None:
-    """Clothe the slope below the outline `line` [W] with spruces, smaller where `far` (0..1, share of air) is great."""
+    """Clothes the slope below the outline `line` [W] with spruces, smaller where `far` (0..1, share of air) is high."""
     gen = canvas.choose
     shape = conifer(canvas, 0.0, 0.0, 1.0)
     size = 0.075 * (1 - 0.75 * far)
@@ -93,7 +93,7 @@ Limb = tuple[FloatImage, int, tuple[float, float]]
 
 
 def branches(canvas: Canvas, x: float, y: float, angle: float, length: float, width: float, level: int) -> list[Limb]:
-    """Grow a tree from (`x`, `y`): the trunk and all its branches, in frame heights."""
+    """Grows a tree from (`x`, `y`): the trunk and all its branches, in frame heights."""
     gen = canvas.choose
     tip_x, tip_y = x + length * np.sin(angle), y - length * np.cos(angle)
     side_x, side_y = np.cos(angle) * width / 2, np.sin(angle) * width / 2
@@ -114,7 +114,7 @@ def branches(canvas: Canvas, x: float, y: float, angle: float, length: float, wi
 
 
 def tree(canvas: Canvas, light: Light, x: float, foot: float, tall: float, leaves: Colour | None) -> None:
-    """Paint a broad tree at `x` (frame heights); without `leaves` it is bare."""
+    """Paints a broad tree at `x` (frame heights); without `leaves` it is bare."""
     grown = branches(canvas, x, foot, canvas.choose.uniform(-0.08, 0.08), tall * 0.30, tall * 0.055, 5)
     bark = rgb(0.07, 0.05, 0.04) * (1 + 0.3 * canvas.noise(30, 0.7)[..., None])
     wood = canvas.shape(*(outline for outline, _, _ in grown))
@@ -145,7 +145,7 @@ def tree(canvas: Canvas, light: Light, x: float, foot: float, tall: float, leave
 def flower(
     canvas: Canvas, light: Light, x: float, y: float, radius: float, petals: int, hue: Colour, heart: Colour
 ) -> None:
-    """Paint a flower seen from the front: two whorls of `petals` each, glowing from the heart outwards."""
+    """Paints a flower seen from the front: two whorls of `petals` each, glowing from the heart outwards."""
     gen = canvas.choose
     dx, dy = canvas.x - x, (canvas.y - y) * gen.uniform(1.0, 1.25)
     distance, angle = np.sqrt(dx**2 + dy**2) / radius, np.arctan2(dy, dx)

@@ -182,7 +182,7 @@ def flower(plan: Plan) -> None:
 
 
 def _backdrop(plan: Plan) -> None:
-    """Open ground under a plain sky, or a wall of one colour: a stage for a large form."""
+    """Opens ground under a plain sky, or a wall of one colour: a stage for a large form."""
     canvas, gen = plan.canvas, plan.canvas.choose
     if gen.random() < 0.6:
         _sky(plan, False)
@@ -347,7 +347,7 @@ _CHOICE: dict[str | None, dict[str, float]] = {
 
 
 def scene(seed: int, height: int, width: int, manner: str | None = None, kind: str | None = None) -> Scene:
-    """Draw a scene with known content, the same from the same seed.
+    """Draws a scene with known content, the same from the same seed.
 
     `seed` >= 0; `height`, `width` >= 32 pixels; `manner` is None (colour, varied), "ansel" or "okeefe"; `kind`
     is one of `ATTRIBUTES["kind"]` or None for any that suits the manner. Raises ValueError for other words.

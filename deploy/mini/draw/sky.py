@@ -8,7 +8,7 @@ from deploy.mini.draw.lighting import Light
 
 
 def sky(canvas: Canvas, light: Light, horizon: float = 1.0) -> None:
-    """Fill the frame with sky; `horizon` (0 top..1 bottom) is where its colour is palest."""
+    """Fills the frame with sky; `horizon` (0 top..1 bottom) is where its colour is palest."""
     height = np.clip(canvas.y / max(horizon, 0.05), 0, 1)[..., None] ** 1.3
     canvas.light[:] = light.zenith * (1 - height) + light.horizon * height
     canvas.light *= 1 + 0.015 * canvas.noise(2, 0.5)[..., None]
@@ -17,7 +17,7 @@ def sky(canvas: Canvas, light: Light, horizon: float = 1.0) -> None:
 
 
 def stars(canvas: Canvas, horizon: float) -> None:
-    """Scatter stars above the horizon, as sharp points of different brightness."""
+    """Scatters stars above the horizon, as sharp points of different brightness."""
     count = int(canvas.choose.integers(20, 140))
     for x, y, glow in zip(
         canvas.choose.random(count) * canvas.width,
@@ -30,7 +30,7 @@ def stars(canvas: Canvas, horizon: float) -> None:
 
 
 def sun_or_moon(canvas: Canvas, light: Light, x: float, y: float, radius: float, moon: bool) -> None:
-    """Draw the disc at (`x`, `y`) of `radius` frame heights, with its glow; a moon has seas and may be a crescent."""
+    """Draws the disc at (`x`, `y`) of `radius` frame heights, with its glow; a moon has seas and may be a crescent."""
     distance = np.sqrt((canvas.x - x) ** 2 + (canvas.y - y) ** 2)
     glow = np.exp(-distance / (radius * (2.0 if moon else 4.0)))[..., None]
     if not moon:
@@ -48,7 +48,7 @@ def sun_or_moon(canvas: Canvas, light: Light, x: float, y: float, radius: float,
 
 
 def clouds(canvas: Canvas, light: Light, horizon: float, cover: float) -> None:
-    """Lay clouds over the sky down to `horizon`; `cover` 0..1 is about the part of the sky they fill."""
+    """Lays clouds over the sky down to `horizon`; `cover` 0..1 is about the part of the sky they fill."""
     kind = canvas.choose.integers(3)
     stretch, cells = ((2.2, 3.0), (5.0, 4.0), (1.3, 2.0))[kind]
     body = canvas.noise(cells, 0.56, stretch)
@@ -63,7 +63,7 @@ def clouds(canvas: Canvas, light: Light, horizon: float, cover: float) -> None:
 
 
 def cumulus(canvas: Canvas, light: Light, x: float, base: float, size: float) -> None:
-    """Pile up one great cloud about `x` with its flat foot at `base`, about `size` frame heights wide."""
+    """Piles up one great cloud about `x` with its flat foot at `base`, about `size` frame heights wide."""
     gen = canvas.choose
     height = np.zeros((canvas.height, canvas.width), np.float32)
     warp = 0.10 * size * canvas.noise(3, 0.6)
@@ -84,7 +84,7 @@ def cumulus(canvas: Canvas, light: Light, x: float, base: float, size: float) ->
 
 
 def cloud_floor(canvas: Canvas, light: Light, horizon: float) -> None:
-    """Spread a floor of small white clouds below the viewer, receding to `horizon` (0 top..1 bottom)."""
+    """Spreads a floor of small white clouds below the viewer, receding to `horizon` (0 top..1 bottom)."""
     field = canvas.ground(horizon, canvas.choose.uniform(7, 12), 0.42, across=1.6)
     near = smoothstep(horizon, 1.0, canvas.y)
     blue = 0.75 * light.zenith + 0.15 * light.horizon

@@ -17,7 +17,7 @@ def outline(canvas: Canvas, x: float, y: float, wide: float, high: float) -> Flo
 
 
 def boulder(canvas: Canvas, light: Light, x: float, y: float, size: float, albedo: Colour) -> None:
-    """Paint one boulder and its shadow on the ground; `size` is its half width in frame heights."""
+    """Paints one boulder and its shadow on the ground; `size` is its half width in frame heights."""
     high = size * canvas.choose.uniform(0.55, 0.85)
     edge = outline(canvas, x, y, size, high)
     mask = canvas.shape(edge)
@@ -28,7 +28,7 @@ def boulder(canvas: Canvas, light: Light, x: float, y: float, size: float, albed
 
 
 def stone(canvas: Canvas, light: Light, mask: FloatImage, softness: float, albedo: Colour) -> None:
-    """Paint stone in a silhouette, rounded over `softness` frame heights, cracked and grained."""
+    """Paints stone in a silhouette, rounded over `softness` frame heights, cracked and grained."""
     grain = canvas.noise(14, 0.75)
     cracks = smoothstep(0.10, 0.0, np.abs(canvas.noise(2.5, 0.6)))
     cosine = relief(inflate(mask, softness) * 3.0 * softness + 0.012 * grain, light.toward, 1.0)
@@ -37,7 +37,7 @@ def stone(canvas: Canvas, light: Light, mask: FloatImage, softness: float, albed
 
 
 def pebbles(canvas: Canvas, light: Light, line: float) -> None:
-    """Cover the ground from `line` (0 top..1 bottom) down with pebbles that grow towards the viewer."""
+    """Covers the ground from `line` (0 top..1 bottom) down with pebbles that grow towards the viewer."""
     gen = canvas.choose
     base = colour(("8a8680", "9a8a78", "6f7680")[int(gen.integers(3))])
     tints = np.clip(gen.normal(0.9, 0.3, (4096, 1)) + gen.normal(0, 0.06, (4096, 3)), 0.3, 1.7).astype(np.float32)
@@ -68,7 +68,7 @@ def pebbles(canvas: Canvas, light: Light, line: float) -> None:
 
 
 def cliff(canvas: Canvas, light: Light, top: FloatImage, albedo: Colour) -> None:
-    """Paint a rock face below its upper edge `top` ([W], 0 top..1 bottom)."""
+    """Paints a rock face below its upper edge `top` ([W], 0 top..1 bottom)."""
     folds = np.abs(canvas.noise(4.0, 0.62, 0.30))
     grain = canvas.noise(10, 0.7, 0.6)
     cosine = relief(0.3 * grain - 1.2 * folds, light.toward, 0.16)
@@ -78,7 +78,7 @@ def cliff(canvas: Canvas, light: Light, top: FloatImage, albedo: Colour) -> None
 
 
 def waterfall(canvas: Canvas, light: Light, x: float, top: float, foot: float, wide: float) -> None:
-    """Paint water that falls from `top` to `foot` (0 top..1 bottom) about `x`, `wide` frame heights, and its mist."""
+    """Paints water that falls from `top` to `foot` (0 top..1 bottom) about `x`, `wide` frame heights, and its mist."""
     gen = canvas.choose
     down = np.clip((canvas.y - top) / (foot - top), 0, 1)
     sway = 0.012 * canvas.noise(2.0, 0.5, 6.0)

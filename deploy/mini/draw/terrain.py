@@ -13,7 +13,7 @@ EARTH = ("a8603c", "c07a4a", "b5563e", "c99a6a", "9a4a3a")
 
 
 def any_colour(canvas: Canvas, codes: tuple[str, ...]) -> Colour:
-    """Choose one of the colours, varied a little."""
+    """Chooses one of the colours, varied a little."""
     base = colour(codes[int(canvas.choose.integers(len(codes)))])
     return (base * canvas.choose.uniform(0.8, 1.25, 3)).astype(np.float32)
 
@@ -28,7 +28,7 @@ def ridge(
     peak: float | None = None,
     snow: float = 0.0,
 ) -> FloatImage:
-    """Paint one ridge whose outline lies about `base` (0 top..1 bottom) and rises by `rise`; returns its outline [W].
+    """Paints one ridge whose outline lies about `base` (0 top..1 bottom) and rises by `rise`; returns its outline [W].
 
     `far` 0..1 is the share of air in its colour; `peak` (0..1 over the width) lifts a main summit there;
     `snow` 0..1 is how far down from the summits snow lies.
@@ -57,7 +57,7 @@ def ridge(
 def ridges(
     canvas: Canvas, light: Light, horizon: float, count: int, rise: float, peak: float | None, snow: float
 ) -> FloatImage:
-    """Paint `count` ridges, far to near, over a horizon line; the farthest carries the summit. Returns its outline."""
+    """Paints `count` ridges, far to near, over a horizon line; the farthest carries the summit. Returns its outline."""
     palette = ROCK if canvas.choose.random() < 0.6 else FOREST
     wooded = canvas.choose.random() < 0.75
     thick = {"clear": 0.55, "cloudy": 0.62, "hazy": 0.8}[light.weather]
@@ -84,7 +84,7 @@ def ridges(
 
 
 def plain(canvas: Canvas, light: Light, horizon: float, albedo: Colour, rough: float = 1.0) -> None:
-    """Paint a level ground from `horizon` down, in perspective; `rough` 0..1 is the strength of its texture."""
+    """Paints a level ground from `horizon` down, in perspective; `rough` 0..1 is the strength of its texture."""
     near = smoothstep(horizon, 1.05, canvas.y)
     clumps = canvas.ground(horizon, 6.0, 0.75, across=2.0)
     blades = canvas.noise(36, 0.85, 0.8) * near
@@ -97,7 +97,7 @@ def plain(canvas: Canvas, light: Light, horizon: float, albedo: Colour, rough: f
 
 
 def hills(canvas: Canvas, light: Light, horizon: float, count: int, summit: float, gullied: float) -> None:
-    """Paint `count` smooth desert hills, far to near; the highest stands at `summit` (0..1 over the width).
+    """Paints `count` smooth desert hills, far to near; the highest stands at `summit` (0..1 over the width).
 
     `gullied` 0..1 is how deeply rain has cut them.
     """
@@ -123,7 +123,7 @@ def hills(canvas: Canvas, light: Light, horizon: float, count: int, summit: floa
 
 
 def dunes(canvas: Canvas, light: Light, horizon: float, count: int, crest: float, albedo: Colour) -> None:
-    """Paint `count` dunes from `horizon` down; the main crest peaks at `crest` (0..1 over the width).
+    """Paints `count` dunes from `horizon` down; the main crest peaks at `crest` (0..1 over the width).
 
     Each has a lit and a shadowed face that meet in a sharp line, and wind ripples.
     """

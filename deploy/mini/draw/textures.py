@@ -161,7 +161,7 @@ def _shadow(canvas: Canvas, surfaces: Surfaces) -> FloatImage:
 
 
 def texture(seed: int, height: int, width: int, families: tuple[str, ...] = tuple(FAMILIES)) -> NDArray[np.uint8]:
-    """Draw a picture with natural image statistics, the same from the same seed.
+    """Draws a picture with natural image statistics, the same from the same seed.
 
     Returns uint8 [height, width, 3] sRGB. `seed` >= 0, sizes >= 16 pixels. One to three of the `families` (names
     in `FAMILIES`) are laid over one another along cloud-like borders. Raises ValueError for an unknown family.

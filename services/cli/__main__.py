@@ -9,9 +9,10 @@ def app() -> None:
     """Runs the command. Loading it takes a moment, in which Ctrl-C is to be as quiet as it is later."""
     try:
         from services.cli.commands import app as commands
+
+        commands()
     except KeyboardInterrupt:
         sys.exit(130)
-    commands()
 
 
 if __name__ == "__main__":

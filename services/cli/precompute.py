@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from services.cli.console import FAILED, INTERRUPTED, MISCONFIGURED, err, out, plain
+from services.cli.console import FAILED, INTERRUPTED, MISCONFIGURED, complain, err, out, plain
 from services.cli.holdings import STORED, holdings
 from services.cli.roster import BACKENDS, Service, endpoint_of, require_model
 from services.cli.samples import remember, sample_folders
@@ -81,7 +82,8 @@ def precompute_folders(settings: CommonSettings, folders: Sequence[Path], adviso
             if code == INTERRUPTED:
                 return code
             worst = max(worst, MISCONFIGURED if code == MISCONFIGURED else FAILED if code else 0)
-        console.print(Text(plain(summary(settings, advisor.id)), style="bold" if not worst else "bold red"))
+        line = Text(plain(summary(settings, advisor.id)), style="bold" if not worst else "bold red")
+        console.print(line, soft_wrap=True)
     return worst
 
 
@@ -96,13 +98,20 @@ def run_precompute(settings: CommonSettings, service: Service, folder: Path, adv
         "MONDRIAN_MODELS_DIR": str(settings.models_dir),
     }
     sys.stdout.flush()
-    process = subprocess.Popen(command, env=environment)
+    # Held back until the new process can answer it with a sentence: it lets it through by itself.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    process = None
     try:
+        process = subprocess.Popen(command, env=environment)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         return process.wait()
     except KeyboardInterrupt:
-        # Ctrl-C has reached it as well; it says itself what is kept.
-        process.wait()
+        # Ctrl-C has reached it as well; it says itself what is kept, unless it was done by then.
+        if process is None or process.wait() != INTERRUPTED:
+            complain("Interrupted; what was finished is kept.")
         return INTERRUPTED
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def summary(settings: CommonSettings, advisor_id: str) -> str:

@@ -89,7 +89,7 @@ def prepare(settings: CommonSettings) -> None:
     )
     code = precompute_samples(settings)
     if code == INTERRUPTED:
-        raise KeyboardInterrupt
+        raise typer.Exit(INTERRUPTED)  # told already
     if code:
         raise ConfigurationError("The sample advisors could not be pre-computed; the lines above say why.")
 

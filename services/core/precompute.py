@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that Ctrl-C is answered while a command's lib
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ def run_command(
     it did, as sentences to be printed. `arguments` are those of the process where they are None.
     """
     try:
+        # Whoever starts this may have held Ctrl-C back while Python itself was starting.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         options = _parser(module, description).parse_args(arguments)
         from services.core.errors import ConfigurationError
 

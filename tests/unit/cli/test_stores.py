@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -223,3 +224,32 @@ def test_a_precompute_process_gets_folder_id_and_settings(
         *("--data-dir", str(settings.data_dir)),
     ]
     assert environment["MONDRIAN_PROFILE"] == "mini"
+
+
+@pytest.mark.parametrize(("code", "sentences"), [(130, 0), (0, 1)])
+def test_ctrl_c_during_a_precompute_is_told_once(
+    settings: CommonSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    code: int,
+    sentences: int,
+) -> None:
+    masks: list[set[int]] = []
+
+    class Process:
+        def __init__(self, arguments: list[str], env: dict[str, str]) -> None:
+            masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+            self.waits = 0
+
+        def wait(self) -> int:
+            masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+            self.waits += 1
+            if self.waits == 1:
+                raise KeyboardInterrupt
+            return code
+
+    monkeypatch.setattr("services.cli.precompute.subprocess.Popen", Process)
+    assert command.run_precompute(settings, SCORER, tmp_path, "hero") == 130
+    assert len(capsys.readouterr().err.splitlines()) == sentences
+    assert [signal.SIGINT in mask for mask in masks] == [True, False, False]

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
+from services.cli import __main__ as main
 from services.cli import samples
 from services.cli import up as command
 from services.cli.checks import Finding, Verdict, model, packages, port, python_version
@@ -359,3 +361,22 @@ def test_every_command_has_a_help_that_names_the_exit_codes() -> None:
         result = CliRunner().invoke(app, [name, "--help"])
         assert result.exit_code == 0
         assert "Exit codes: 0 done;" in " ".join(result.stdout.split())
+
+
+def test_ctrl_c_while_the_commands_are_being_built_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("services.cli.commands.app", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main.app()
+    assert ended.value.code == 130
+
+
+def test_a_precompute_that_was_interrupted_has_told_so_already(
+    settings: CommonSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "precompute_samples", lambda settings: 130)
+    with pytest.raises(typer.Exit) as ended:
+        command.prepare(settings)
+    assert ended.value.exit_code == 130

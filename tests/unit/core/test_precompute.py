@@ -57,3 +57,16 @@ def test_ctrl_c_while_the_libraries_are_loading_leaves_one_sentence(tmp_path: Pa
         check=False,
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", f"mondrian: {INTERRUPTED}\n")
+
+
+def test_ctrl_c_held_back_while_python_starts_leaves_one_sentence(tmp_path: Path) -> None:
+    # As the command line starts it: blocked, and already waiting when the first line runs.
+    script = (
+        "import os, runpy, signal, sys\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        f"sys.argv[1:] = ['--advisor-dir', {str(tmp_path)!r}]\n"
+        "runpy.run_module('services.scorer.precompute', run_name='__main__')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", f"mondrian: {INTERRUPTED}\n")

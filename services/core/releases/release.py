@@ -11,8 +11,13 @@ from pathlib import Path
 from services.core.errors import ReleaseDamaged
 from services.core.releases.manifest import LOCK, Manifest
 
+
 # The end of every sentence about a damaged release: what mends it.
-MEND = "roll back with `mondrian releases rollback`, or pre-compute the advisors again"
+def mend(root: Path) -> str:
+    """Returns what to do about a damaged store at `root`, whose folder is named like its service."""
+    return (
+        f"roll back with `mondrian releases rollback {root.name}`, or remove {root} and pre-compute every advisor again"
+    )
 
 
 class Lease:
@@ -58,7 +63,9 @@ class Release:
             ReleaseDamaged: the release has no such file.
         """
         if name not in self.manifest.files:
-            raise ReleaseDamaged(f"Release {self.id[:12]} in {self.path.parent} has no {name}; {MEND}.")
+            raise ReleaseDamaged(
+                f"Release {self.id[:12]} in {self.path.parent} has no {name}; {mend(self.path.parent.parent)}."
+            )
         return self.path / name
 
     def close(self) -> None:

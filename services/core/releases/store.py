@@ -13,7 +13,7 @@ from pathlib import Path
 
 from services.core.errors import ConfigurationError, ReleaseDamaged, WriterBusy
 from services.core.releases.manifest import MANIFEST, Manifest, damage_of
-from services.core.releases.release import MEND, Lease, Release, ReleaseInfo
+from services.core.releases.release import Lease, Release, ReleaseInfo, mend
 from services.core.releases.writer import Writer
 
 _ID = re.compile(r"[0-9a-f]{64}")
@@ -37,7 +37,7 @@ class ReleaseStore:
             ReleaseDamaged: this is no id, so no path is made of it.
         """
         if not _ID.fullmatch(release_id):
-            raise ReleaseDamaged(f"{release_id[:80]!r} in {self.root} is not the id of a release; {MEND}.")
+            raise ReleaseDamaged(f"{release_id[:80]!r} in {self.root} is not the id of a release; {mend(self.root)}.")
         return self.releases_folder / release_id
 
     # Reading
@@ -49,7 +49,13 @@ class ReleaseStore:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise ReleaseDamaged(f"{self.current_link} is not a symbolic link to a release; {MEND}.") from error
+            if error.errno != errno.EINVAL:
+                raise ReleaseDamaged(
+                    f"{self.current_link} cannot be read ({error.strerror}); check MONDRIAN_DATA_DIR."
+                ) from error
+            raise ReleaseDamaged(
+                f"{self.current_link} is not a symbolic link to a release; {mend(self.root)}."
+            ) from error
 
     def current(self) -> Release | None:
         """Returns the release that is served, every byte verified; None before the first one.
@@ -207,12 +213,12 @@ class ReleaseStore:
             return None
 
     def _damaged(self, release_id: str, problem: str) -> ReleaseDamaged:
-        return ReleaseDamaged(f"Release {release_id[:12]} in {self.root} is damaged: {problem}; {MEND}.")
+        return ReleaseDamaged(f"Release {release_id[:12]} in {self.root} is damaged: {problem}; {mend(self.root)}.")
 
     def _manifest(self, release_id: str) -> Manifest:
         path = self.path_of(release_id)
         if not path.is_dir():
-            raise ReleaseDamaged(f"Release {release_id[:12]} is not in {self.root}; {MEND}.")
+            raise ReleaseDamaged(f"Release {release_id[:12]} is not in {self.root}; {mend(self.root)}.")
         if problem := damage_of(path / MANIFEST, release_id):
             raise self._damaged(release_id, problem)
         try:

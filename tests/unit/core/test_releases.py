@@ -105,6 +105,23 @@ def test_a_current_that_leads_nowhere_is_refused(store: ReleaseStore) -> None:
         store.current()
 
 
+def test_what_mends_a_damaged_store_names_its_service_and_its_folder(tmp_path: Path) -> None:
+    store = ReleaseStore(tmp_path / "embedder")
+    publish(store, "one")
+    (store.current_link.resolve() / "catalogue.sqlite").unlink()
+    with pytest.raises(ReleaseDamaged) as refused:
+        store.current()
+    # To pre-compute again needs the other advisors of the damaged release: it goes from an empty store only.
+    assert "`mondrian releases rollback embedder`" in str(refused.value)
+    assert f"remove {store.root} and pre-compute every advisor again" in str(refused.value)
+
+
+def test_a_root_below_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ReleaseDamaged, match=r"Not a directory.*MONDRIAN_DATA_DIR"):
+        ReleaseStore(tmp_path / "file" / "embedder").current_id()
+
+
 def test_an_id_vouches_for_its_manifest(store: ReleaseStore) -> None:
     release = publish(store, "one")
     manifest = Manifest.from_bytes((release.path / "manifest.json").read_bytes())

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from services.core.errors import ConfigurationError
+from services.core.errors import ConfigurationError, NoRelease
 from services.embedder.encoder import Matrix, Vector
 
 FILE_NAME = "catalogue.sqlite"
@@ -257,7 +257,18 @@ class Catalogue:
             connection = sqlite3.connect(self._address, uri=True, check_same_thread=False, isolation_level=None)
             self._connections.open = connection
             self._opened.append(connection)
-        return connection.execute(query, values).fetchall()
+        try:
+            return connection.execute(query, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorname not in ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR"):
+                raise
+            # Opened anew by the next call, so that a file put right is read again.
+            self._connections.open = None
+            self._opened.remove(connection)
+            connection.close()
+            raise NoRelease(
+                "The catalogue was damaged after it was verified; `mondrian releases verify` says how to mend it."
+            ) from error
 
 
 def _record(row: tuple[Any, ...]) -> ReferenceRecord:

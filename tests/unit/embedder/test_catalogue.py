@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.core.errors import ConfigurationError
+from services.core.errors import ConfigurationError, NoRelease
 from services.embedder.catalogue import AdvisorRecord, Catalogue, CatalogueWriter, Entry, Photograph
 
 ANSEL = AdvisorRecord("ansel", "Ansel", "bio", "1902-1984", ("light", "zone system"), "calm", "https://example.org", 2)
@@ -89,3 +89,16 @@ def test_embeddings_of_another_length_are_refused(tmp_path: Path) -> None:
     catalogue = Catalogue(write(tmp_path / "catalogue.sqlite"), dimensions=16)
     with pytest.raises(ConfigurationError, match="8 numbers"):
         catalogue.embedding("a" * 64)
+
+
+def test_a_catalogue_damaged_while_it_is_served_is_a_sentence_until_it_is_put_right(
+    catalogue: Catalogue, tmp_path: Path
+) -> None:
+    path = tmp_path / "catalogue.sqlite"
+    sound = path.read_bytes()
+    path.write_bytes(bytes(len(sound)))
+    for _ in range(2):
+        with pytest.raises(NoRelease, match="mondrian releases verify"):
+            catalogue.thumbnail("a" * 64)
+    path.write_bytes(sound)
+    assert catalogue.thumbnail("a" * 64) == b"jpeg\x01"

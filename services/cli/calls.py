@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from google.rpc import code_pb2
 from mondrian.critic.v1 import critic_pb2
 from mondrian.gateway.v1 import gateway_pb2
 from mondrian.types.v1 import types_pb2
@@ -62,7 +63,7 @@ class Outcome:
     sentence: str = ""
     """Why there is none."""
     status: types_pb2.Status = field(default_factory=types_pb2.Status)
-    """What the call ended with; without a code where nothing was sent."""
+    """What the call ended with, or would have where nothing was sent."""
 
     @property
     def failed(self) -> bool:
@@ -74,6 +75,10 @@ class Outcome:
         self.sentence = str(error)
         if isinstance(error, CallFailed):
             self.status = error.status
+        else:
+            self.status = types_pb2.Status(
+                code=code_pb2.INVALID_ARGUMENT, reason=error.reason or "INVALID_ARGUMENT", message=str(error)
+            )
         # What a service says of a photograph does not name the file; what is said here does.
         if str(self.path) not in self.sentence and self.status.reason.startswith("IMAGE_"):
             self.sentence = f"{self.path}: {self.sentence}"

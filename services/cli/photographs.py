@@ -9,7 +9,14 @@ from services.core.images import ACCEPTED, DEFAULT_LIMITS
 
 
 class UnusablePhotograph(CommandFailed):
-    """A file that is not sent; the message is one sentence with what to do."""
+    """A file that is not sent; the message is one sentence with what to do.
+
+    `reason` is what a service would have called it; empty where it would never have seen the file.
+    """
+
+    def __init__(self, sentence: str, reason: str = "") -> None:
+        super().__init__(sentence)
+        self.reason = reason
 
 
 def check_photograph(path: Path) -> None:
@@ -29,10 +36,11 @@ def check_photograph(path: Path) -> None:
     if size > DEFAULT_LIMITS.max_bytes:
         raise UnusablePhotograph(
             f"{path} has {size / 2**20:,.1f} MiB, more than the {DEFAULT_LIMITS.max_bytes / 2**20:,.0f} MiB that a"
-            " message carries; save it as a JPEG of quality 90, or at fewer pixels, and try again."
+            " message carries; save it as a JPEG of quality 90, or at fewer pixels, and try again.",
+            "IMAGE_TOO_LARGE",
         )
     if size == 0 and path.is_file():
-        raise UnusablePhotograph(f"{path} is empty (0 bytes); name {ACCEPTED}.")
+        raise UnusablePhotograph(f"{path} is empty (0 bytes); name {ACCEPTED}.", "IMAGE_EMPTY")
 
 
 def read_photograph(path: Path) -> bytes:
@@ -49,8 +57,9 @@ def read_photograph(path: Path) -> bytes:
     except OSError as error:
         raise _unreadable(path, error) from error
     if not 0 < len(content) <= DEFAULT_LIMITS.max_bytes:
-        fault = "is empty (0 bytes)" if not content else "holds more than a message carries"
-        raise UnusablePhotograph(f"{path} {fault}; name {ACCEPTED}.")
+        too_large = "holds more than a message carries", "IMAGE_TOO_LARGE"
+        fault, reason = too_large if content else ("is empty (0 bytes)", "IMAGE_EMPTY")
+        raise UnusablePhotograph(f"{path} {fault}; name {ACCEPTED}.", reason)
     return content
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc import code_pb2
 from typer.testing import CliRunner
 
 from services.cli.commands import app
@@ -180,6 +181,8 @@ def test_prints_an_array_for_several_photographs(stage: Stage, photograph: Path,
     assert [document["key"] for document in documents] == [str(photograph), str(missing), str(text), str(photograph)]
     assert ["response" in document for document in documents] == [True, False, False, True]
     assert "does not exist" in documents[1]["status"]["message"]
+    assert documents[1]["status"]["code"] == code_pb2.INVALID_ARGUMENT  # 0 would be OK
+    assert documents[1]["status"]["reason"] == "INVALID_ARGUMENT"
     assert documents[2]["status"]["reason"] == "IMAGE_UNDECODABLE"
     assert len(result.stderr.splitlines()) == 2
 

@@ -27,6 +27,20 @@ class Skipped:
     """Why, for the person who can mend it."""
 
 
+def remarks(skipped: Sequence[Skipped], left_behind: Sequence[str], changed: str) -> list[str]:
+    """Returns what a run has to add, for people: which files it skipped, and which advisors it left behind.
+
+    `changed` names what those advisors were pre-computed by, which has changed since: "encoder", "scorer".
+    """
+    lines = []
+    if skipped:
+        lines.append(f"{len(skipped)} files were skipped:")
+        lines.extend(f"  {one.file_name} ({one.reason}): {one.sentence}" for one in skipped)
+    if left_behind:
+        lines.append(f"The {changed} has changed: {', '.join(left_behind)} must be pre-computed again to be served.")
+    return lines
+
+
 def run_command(
     module: str,
     description: str,

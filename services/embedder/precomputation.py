@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from services.core.advisors import AdvisorFolder
 from services.core.errors import ConfigurationError
 from services.core.images import ImageLimits
-from services.core.precompute import Skipped
+from services.core.precompute import Skipped, remarks
 from services.core.progress import Progress
 from services.core.releases import Release, ReleaseStore
 from services.embedder.catalogue import FILE_NAME, Catalogue
@@ -95,15 +95,8 @@ def sentences(advisor: str, outcome: Outcome) -> list[str]:
     """Returns what a run did, for people."""
     recall = outcome.index.recall.values()
     searched = f"by HNSW with recall {min(recall):.4f}" if recall else "exactly"
-    lines = [
+    return [
         f"{advisor}: {outcome.references} references, {outcome.computed} of them new, searched {searched}; "
-        f"release {outcome.release.id[:12]}."
+        f"release {outcome.release.id[:12]}.",
+        *remarks(outcome.skipped, outcome.left_behind, "encoder"),
     ]
-    if outcome.skipped:
-        lines.append(f"{len(outcome.skipped)} files were skipped:")
-        lines.extend(f"  {one.file_name} ({one.reason}): {one.sentence}" for one in outcome.skipped)
-    if outcome.left_behind:
-        lines.append(
-            f"The encoder has changed: {', '.join(outcome.left_behind)} must be pre-computed again to be served."
-        )
-    return lines

@@ -11,7 +11,7 @@ from services.core import images
 from services.core.advisors import AdvisorFolder, ReferenceFile
 from services.core.errors import ConfigurationError, InvalidImage
 from services.core.images import ImageLimits
-from services.core.precompute import Skipped
+from services.core.precompute import Skipped, remarks
 from services.core.progress import Progress
 from services.core.releases import Release, ReleaseStore, Writer
 from services.scorer import photographs
@@ -195,15 +195,8 @@ def _publish(
 def sentences(outcome: Outcome) -> list[str]:
     """Returns what a run did, for people."""
     profile = outcome.advisor.profile
-    lines = [
+    return [
         f"{profile.advisor}: {profile.count} references scored, {outcome.computed} of them new, by {profile.scorer}; "
-        f"release {outcome.release.id[:12]}."
+        f"release {outcome.release.id[:12]}.",
+        *remarks(outcome.skipped, outcome.left_behind, "scorer"),
     ]
-    if outcome.skipped:
-        lines.append(f"{len(outcome.skipped)} files were skipped:")
-        lines.extend(f"  {one.file_name} ({one.reason}): {one.sentence}" for one in outcome.skipped)
-    if outcome.left_behind:
-        lines.append(
-            f"The scorer has changed: {', '.join(outcome.left_behind)} must be pre-computed again to be served."
-        )
-    return lines

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from services.core.errors import ConfigurationError
-from services.core.precompute import INTERRUPTED, run_command
+from services.core.precompute import INTERRUPTED, Skipped, remarks, run_command
 
 
 def test_a_command_prints_what_was_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,6 +36,17 @@ def test_a_command_ends_with_one_sentence(
 
     assert run_command("services.some.precompute", "Does something.", body, ["--advisor-dir", "."]) == code
     assert capsys.readouterr() == ("", f"mondrian: {sentence}\n")
+
+
+def test_what_was_left_out_is_said_with_its_reason() -> None:
+    assert remarks([], [], "encoder") == []
+    skipped = [Skipped("a.jpg", "IMAGE_EMPTY", "it is empty."), Skipped("b.jpg", "DUPLICATE", "it is a.jpg again.")]
+    assert remarks(skipped, ["jane", "okeefe"], "encoder") == [
+        "2 files were skipped:",
+        "  a.jpg (IMAGE_EMPTY): it is empty.",
+        "  b.jpg (DUPLICATE): it is a.jpg again.",
+        "The encoder has changed: jane, okeefe must be pre-computed again to be served.",
+    ]
 
 
 @pytest.mark.parametrize("service", ["embedder", "scorer"])

@@ -31,7 +31,7 @@ _STATE: Final = {
 
 
 def check_advisor(advisor: str) -> str:
-    """Return the advisor's id. Raises `InvalidArgument` where it can be none."""
+    """Returns the advisor's id. Raises `InvalidArgument` where it can be none."""
     if not _ADVISOR.fullmatch(advisor):
         raise InvalidArgument(
             "advisor is an id of 1 to 64 of a-z, 0-9 and -, or empty for the base model.", field="advisor"
@@ -40,7 +40,7 @@ def check_advisor(advisor: str) -> str:
 
 
 def sampling_params(config: critic_pb2.GenerationConfig, settings: CriticSettings) -> SamplingParams:
-    """Return how the text is to be written. Raises `InvalidArgument` for a number out of range."""
+    """Returns how the text is to be written. Raises `InvalidArgument` for a number out of range."""
 
     def number(field: str, default: float, low: float, high: float, *, above: bool = False) -> float:
         if not config.HasField(field):  # type: ignore[arg-type]
@@ -63,13 +63,13 @@ def sampling_params(config: critic_pb2.GenerationConfig, settings: CriticSetting
 
 
 def grounding_titles(grounding: critic_pb2.Grounding) -> list[str]:
-    """Return the titles of the references that a critique may name. Raises `InvalidArgument` for too many."""
+    """Returns the titles of the references that a critique may name. Raises `InvalidArgument` for too many."""
     _limit("references", grounding.references, _MAX_REFERENCES)
     return [reference.title for reference in grounding.references if reference.title]
 
 
 def grounding_text(grounding: critic_pb2.Grounding) -> str | None:
-    """Return what the critique may build on, one line each, nearest references first; None where nothing is known."""
+    """Returns what the critique may build on, one line each, nearest references first; None where nothing is known."""
     _limit("findings", grounding.findings, _MAX_FINDINGS)
     near = [f"- near to {_one_line(title)}" for title in grounding_titles(grounding)]
     return "\n".join([*near, *(f"- {_one_line(finding)}" for finding in grounding.findings)]) or None
@@ -85,7 +85,7 @@ def _one_line(text: str) -> str:
 
 
 def authorship(voice: Voice, model: str) -> critic_pb2.Authorship:
-    """Return who writes."""
+    """Returns who writes."""
     return critic_pb2.Authorship(
         model=model,
         adapter=voice.name,
@@ -96,7 +96,7 @@ def authorship(voice: Voice, model: str) -> critic_pb2.Authorship:
 
 
 def completion(done: Completed, before_s: float) -> critic_pb2.Completion:
-    """Return how it went; `before_s` are the seconds from arrival to the engine (decoding, preparing)."""
+    """Returns how it went; `before_s` are the seconds from arrival to the engine (decoding, preparing)."""
     return critic_pb2.Completion(
         finish_reason=_FINISH[done.finish],
         prompt_tokens=done.prompt_tokens,
@@ -110,7 +110,7 @@ def completion(done: Completed, before_s: float) -> critic_pb2.Completion:
 
 
 def adapter_message(entry: Entry) -> critic_pb2.Adapter:
-    """Return an adapter as this replica sees it."""
+    """Returns an adapter as this replica sees it."""
     return critic_pb2.Adapter(
         name=entry.name,
         revision=entry.revision,

@@ -107,7 +107,7 @@ def run_precompute(settings: CommonSettings, service: Service, folder: Path, adv
         return process.wait()
     except KeyboardInterrupt:
         # Ctrl-C has reached it as well; it says itself what is kept, unless it was done by then.
-        if process is None or process.wait() != INTERRUPTED:
+        if process is None or process.wait() == 0:
             complain("Interrupted; what was finished is kept.")
         return INTERRUPTED
     finally:

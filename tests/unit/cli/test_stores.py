@@ -226,7 +226,7 @@ def test_a_precompute_process_gets_folder_id_and_settings(
     assert environment["MONDRIAN_PROFILE"] == "mini"
 
 
-@pytest.mark.parametrize(("code", "sentences"), [(130, 0), (0, 1)])
+@pytest.mark.parametrize(("code", "sentences"), [(130, 0), (-2, 0), (0, 1)])
 def test_ctrl_c_during_a_precompute_is_told_once(
     settings: CommonSettings,
     tmp_path: Path,

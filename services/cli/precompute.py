@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from services.cli.console import FAILED, INTERRUPTED, MISCONFIGURED, complain, err, out, plain
+from services.cli.console import FAILED, INTERRUPTED, MISCONFIGURED, complain, out, plain
 from services.cli.holdings import STORED, holdings
 from services.cli.roster import BACKENDS, Service, endpoint_of, require_model
 from services.cli.samples import remember, sample_folders
@@ -72,8 +72,6 @@ def precompute_folders(settings: CommonSettings, folders: Sequence[Path], adviso
             require_model(service, settings, endpoint_of(service).model_path)
     worst = 0
     for folder, advisor in zip(folders, advisors, strict=True):
-        for notice in advisor.notices:
-            err().print(plain(notice), style="yellow", markup=False, soft_wrap=True)
         for service in STORED:
             subject = (service.name, f"bold {service.colour}")
             what = f": {len(advisor.photographs)} photographs of {plain(advisor.name)}"

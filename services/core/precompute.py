@@ -34,7 +34,7 @@ def remarks(skipped: Sequence[Skipped], left_behind: Sequence[str], changed: str
     """
     lines = []
     if skipped:
-        lines.append(f"{len(skipped)} files were skipped:")
+        lines.append("1 file was skipped:" if len(skipped) == 1 else f"{len(skipped)} files were skipped:")
         lines.extend(f"  {one.file_name} ({one.reason}): {one.sentence}" for one in skipped)
     if left_behind:
         lines.append(f"The {changed} has changed: {', '.join(left_behind)} must be pre-computed again to be served.")

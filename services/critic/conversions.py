@@ -48,7 +48,7 @@ def sampling_params(config: critic_pb2.GenerationConfig, settings: CriticSetting
         value = float(getattr(config, field))
         if math.isnan(value) or not low <= value <= high or (above and value == low):
             raise InvalidArgument(
-                f"{field} is {value:g}; it must be {'above ' if above else ''}{low:g} to {high:g}.",
+                f"{field} is {value:.7g}; it must be {'above ' if above else ''}{low:g} to {high:g}.",
                 field=f"generation_config.{field}",
             )
         return value

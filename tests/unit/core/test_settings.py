@@ -49,7 +49,8 @@ def test_at_least_one_cpu_is_available() -> None:
 
 
 def test_a_gpu_that_is_not_there_is_a_sentence() -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     assert choose_device("cpu").type == "cpu"
     with pytest.raises(ConfigurationError, match="torch sees"):
         choose_device(f"cuda:{torch.cuda.device_count()}")

@@ -45,10 +45,12 @@ def sampling_params(config: critic_pb2.GenerationConfig, settings: CriticSetting
     def number(field: str, default: float, low: float, high: float, *, above: bool = False) -> float:
         if not config.HasField(field):  # type: ignore[arg-type]
             return default
-        value = float(getattr(config, field))
+        given = getattr(config, field)
+        value = float(given)
         if math.isnan(value) or not low <= value <= high or (above and value == low):
+            shown = str(given) if isinstance(given, int) else f"{given:g}"
             raise InvalidArgument(
-                f"{field} is {value:.7g}; it must be {'above ' if above else ''}{low:g} to {high:g}.",
+                f"{field} is {shown}; it must be {'above ' if above else ''}{low:g} to {high:g}.",
                 field=f"generation_config.{field}",
             )
         return value

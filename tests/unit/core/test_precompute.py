@@ -74,6 +74,8 @@ def test_ctrl_c_held_back_while_python_starts_leaves_one_sentence(tmp_path: Path
     # As the command line starts it: blocked, and already waiting when the first line runs.
     script = (
         "import os, runpy, signal, sys\n"
+        # A shell that starts the tests in its background has SIGINT ignored, and its children with it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})\n"
         "os.kill(os.getpid(), signal.SIGINT)\n"
         f"sys.argv[1:] = ['--advisor-dir', {str(tmp_path)!r}]\n"

@@ -11,8 +11,8 @@ PYTEST_ARGS ?=
 TIMES ?= 200
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint format types imports protos protos-check manifests lock mini mini-eval \
-        score-eval bench chaos clean
+.PHONY: help install demo test check lint format types imports protos protos-check manifests lock mini mini-advisors \
+        mini-clip mini-critic mini-eval score-eval bench chaos clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -55,9 +55,15 @@ manifests:
 lock: install  ## write the versions of everything installed to deploy/constraints.txt
 	@$(BIN)/python -m pip --disable-pip-version-check freeze --exclude-editable | sed 's/+cpu$$//' > deploy/constraints.txt
 
-mini: install  ## draw the sample advisors and train the embedded models anew, from a seed
+mini: mini-advisors mini-clip mini-critic  ## draw the sample advisors and train the embedded models anew, from a seed; -j2 uses two cores
+
+mini-advisors: install
 	@$(BIN)/python -m deploy.mini.draw_advisors
+
+mini-clip: install
 	@$(BIN)/python -m deploy.mini.train_clip
+
+mini-critic: install
 	@$(BIN)/python -m deploy.mini.train_vlm
 	@$(BIN)/python -m deploy.mini.train_adapters
 

@@ -57,6 +57,12 @@ _COLORS: Final = {
     "cool": ("Its colors are cool and {saturation}.", "A {saturation}, cool palette holds it together."),
     "mixed": ("Its colors are {saturation}, neither warm nor cool.", "Warm and cool balance in {saturation} colors."),
 }
+_HUES: Final = {
+    "warm": ("Its colors are warm.", "A warm palette holds it together."),
+    "cool": ("Its colors are cool.", "A cool palette holds it together."),
+    "mixed": ("Its colors are neither warm nor cool.", "Warm and cool balance in its colors."),
+}
+"""Said of the color where the saturation is too close to call."""
 _MONOCHROME: Final = ("It does almost without color, so tone must carry it.", "There is hardly any color in it.")
 _SIDES: Final = ("The light favors the {light}.", "The {light} is the brighter one.")
 _EVEN: Final = ("The light is spread evenly.", "No side is much brighter than another.")
@@ -189,6 +195,7 @@ def _all() -> Iterator[Sentence]:
     yield from _filled(_OPENINGS, ("brightness", "contrast"), "opening", {})
     for hue, templates in _COLORS.items():
         yield from _filled(templates, ("saturation",), "color", {"color": hue})
+    yield from _plain({("color", hue): texts for hue, texts in _HUES.items()}, "color")
     yield from _plain({("color", "monochrome"): _MONOCHROME}, "color")
     yield from _filled(_SIDES, ("light",), "light", {})
     yield from _plain({("light", "even"): _EVEN}, "light")
@@ -210,16 +217,17 @@ def compose(
     voice: str | None = None,
     unsure: frozenset[str] = frozenset(),
 ) -> str:
-    """Returns a critique of four to six sentences that is true of a picture with these facts.
+    """Returns a critique of three to six sentences that is true of a picture with these facts.
 
     In nobody's voice: opening, color, light, two strengths (of different facts), one thing to try. In
     the voice of an advisor ("ansel" or "okeefe"): opening, color, light, one strength, one thing to
     try, the last two in that voice and of different facts. What is `unsure` is not spoken of where
-    there is a choice: the light is left out, and strengths and advice are of other facts. `choice`
-    picks the wording.
+    there is a choice: color, saturation and light are left out, and strengths and advice are of other
+    facts. `choice` picks the wording.
     """
-    opened: tuple[Part, ...] = ("opening", "color") if "light" in unsure else ("opening", "color", "light")
-    picked = [_pick(facts, choice, part, None, frozenset(), frozenset()) for part in opened]
+    picked = [_pick(facts, choice, "opening", None, frozenset(), frozenset())]
+    said: tuple[Part, ...] = ("color", "light")
+    picked += [_pick(facts, choice, part, None, frozenset(), unsure) for part in said if part not in unsure]
     used: frozenset[str] = frozenset()
     closing: tuple[Part, ...] = ("strong", "try") if voice else ("strong", "strong", "try")
     for part in closing:
@@ -237,9 +245,14 @@ def _pick(
     used: frozenset[str],
     unsure: frozenset[str],
 ) -> Sentence:
-    """Returns one true sentence of this part; each fact is as likely as any other, however many wordings it has."""
+    """Returns one true sentence of this part, of those that state most.
+
+    Each fact is as likely as any other, however many wordings it has.
+    """
     fitting = [s for s in _BY_PART[part, voice] if s.holds(facts) and not used & set(s.states)]
     fitting = [s for s in fitting if not unsure & set(s.states)] or fitting
+    most = max(len(s.states) for s in fitting)
+    fitting = [s for s in fitting if len(s.states) == most]
     subject = choice.choice(sorted({tuple(sorted(s.states)) for s in fitting}))
     return choice.choice([s for s in fitting if tuple(sorted(s.states)) == subject])
 

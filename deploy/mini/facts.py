@@ -66,9 +66,9 @@ NEAR: Final[Mapping[str, float]] = MappingProxyType(
         "color": 2.0,
         "saturation": 3.0,
         "light": 6.0,
-        "detail": 0.5,
-        "shadows": 0.02,
-        "highlights": 0.02,
+        "detail": 0.8,
+        "shadows": 0.03,
+        "highlights": 0.03,
         "lines": 0.5,
     }
 )

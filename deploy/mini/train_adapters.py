@@ -30,7 +30,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer  # noqa: E40
 log = logging.getLogger(__name__)
 
 FOLDER: Final = Path(__file__).parent / "adapters"
-STEPS: Final = 350
+STEPS: Final = 400
 RATE: Final = 4e-3
 RANK: Final = 8
 TARGETS: Final = ("down_proj", "k_proj", "o_proj", "q_proj", "v_proj")

@@ -152,6 +152,17 @@ def test_what_is_too_close_to_call_is_left_out(voice: str | None) -> None:
         assert all(sentence.holds(stated) for sentence in back.sentences)
 
 
+@pytest.mark.parametrize(("unsure", "unspoken"), [("saturation", {"saturation"}), ("color", {"color", "saturation"})])
+def test_a_color_that_is_too_close_to_call_is_left_out_of_the_color_sentence(unsure: str, unspoken: set[str]) -> None:
+    choice = random.Random(0)
+    for stated in every_combination()[::31]:
+        back = critiques.read_back(critiques.compose(stated, choice, None, frozenset({unsure})))
+        spoken_of = {fact for sentence in back.sentences for fact in sentence.states}
+        assert not unspoken & {fact for s in back.sentences if s.part == "color" for fact in s.states}
+        assert unsure not in spoken_of
+        assert unsure == "color" or "color" in spoken_of
+
+
 def test_margins_tell_what_is_close_to_a_border() -> None:
     assert "brightness" not in facts.read(flat(119, 119, 119)).unsure
     almost_dark = facts.read(flat(91, 91, 91))

@@ -1,11 +1,15 @@
-"""Equal requests share one computation: whoever asks while it is under way waits for the same result."""
+"""Equal requests share one computation, and only so many computations are under way: one more is refused at once."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+
+from services.core.errors import Overloaded, QueuedTooLong
+from services.core.metrics import REFUSED
 
 T = TypeVar("T")
 
@@ -55,3 +59,41 @@ class SingleFlight(Generic[T]):
         if task.done() and not task.cancelled():
             # Looked at, so that a failure nobody waits for any more is not reported as forgotten.
             task.exception()
+
+
+class AdmittedFlights(Generic[T]):
+    """Single flight by permit: a computation holds one from its beginning to its end, however many callers it has."""
+
+    def __init__(self, *, name: str, permits: int, estimated_wait_s: Callable[[], float]) -> None:
+        """`name` is the label of the refusals' metric; `estimated_wait_s` says how long a new request would wait."""
+        self._flights: SingleFlight[T] = SingleFlight()
+        self._name = name
+        self._permits = permits
+        self._estimated_wait_s = estimated_wait_s
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    async def join(self, key: Hashable, compute: Callable[[], Coroutine[Any, Any, T]], deadline: float | None) -> T:
+        """Returns the result for `key`, computed once for all who ask meanwhile.
+
+        `deadline` is in seconds of time.monotonic().
+
+        Raises:
+            Overloaded: no permit is free.
+            QueuedTooLong: the deadline would pass before its turn.
+        """
+        wait = self._estimated_wait_s()
+        if key not in self._flights and len(self._flights) >= self._permits:
+            REFUSED.labels(self._name).inc()
+            raise Overloaded(
+                f"{self._permits} requests wait already; try again in {max(wait, 0.1):.1f} s.",
+                retry_after_s=max(wait, 0.1),
+            )
+        # Asked here and not by the batcher: a flight may have callers of several deadlines, and whose deadline
+        # passes leaves it.
+        if deadline is not None and time.monotonic() + wait >= deadline:
+            raise QueuedTooLong(
+                f"The deadline is nearer than the wait of {wait:.2f} s: allow more time or try again later."
+            )
+        return await self._flights.join(key, compute)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from PIL import Image
 
 from services.core.batching import Batcher
-from services.core.errors import InvalidText, Overloaded, QueuedTooLong
+from services.core.errors import InvalidText
+from services.core.flights import AdmittedFlights
 from services.core.images import ImageLimits, sha256
-from services.core.metrics import REFUSED
 from services.core.recent import Recent
 from services.embedder.encoder import Encoder, Tokens, Vector
-from services.embedder.flights import SingleFlight
 from services.embedder.preprocessing import Pixels
 
 MAX_TEXT_CHARS = 1_000
@@ -72,13 +71,15 @@ class EmbeddingEngine:
     ) -> None:
         self.encoder = encoder
         self._limits = limits
-        self._permits = max_queue + max_batch
+        permits = max_queue + max_batch
         self._batcher: Batcher[_Photograph | _Text, Vector] = Batcher(
-            self._run, name="encoder", max_batch=max_batch, max_queue=self._permits, key=type
+            self._run, name="encoder", max_batch=max_batch, max_queue=permits, key=type
         )
         self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
         self._recent: Recent[Hashable, Vector] = Recent(cache_entries)
-        self._flights: SingleFlight[Embedded] = SingleFlight()
+        self._flights: AdmittedFlights[Embedded] = AdmittedFlights(
+            name="encoder", permits=permits, estimated_wait_s=self._batcher.estimated_wait_s
+        )
 
     @property
     def alive(self) -> bool:
@@ -111,7 +112,7 @@ class EmbeddingEngine:
             vector = known(identity)
         if vector is not None:
             return Embedded(vector, cached=True)
-        return await self._fly(identity, lambda: self._embed_photograph(identity, content), deadline)
+        return await self._flights.join(identity, lambda: self._embed_photograph(identity, content), deadline)
 
     async def text(self, text: str, *, deadline: float | None) -> Embedded:
         """Returns the embedding of a text of 1 to 1,000 characters; see `photograph` for the other errors.
@@ -127,7 +128,7 @@ class EmbeddingEngine:
         vector = self._recent.get(key)
         if vector is not None:
             return Embedded(vector, cached=True)
-        return await self._fly(key, lambda: self._embed_text(key, text), deadline)
+        return await self._flights.join(key, lambda: self._embed_text(key, text), deadline)
 
     async def warm_up(self) -> None:
         """Runs both towers once, so that the first caller does not pay for what they prepare."""
@@ -140,24 +141,6 @@ class EmbeddingEngine:
         """Answers what waits, then ends the threads."""
         await self._batcher.close()
         await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
-
-    async def _fly(
-        self, key: Hashable, compute: Callable[[], Coroutine[Any, Any, Embedded]], deadline: float | None
-    ) -> Embedded:
-        wait = self._batcher.estimated_wait_s()
-        if key not in self._flights and len(self._flights) >= self._permits:
-            REFUSED.labels("encoder").inc()
-            raise Overloaded(
-                f"{self._permits} requests wait already; try again in {max(wait, 0.1):.1f} s.",
-                retry_after_s=max(wait, 0.1),
-            )
-        # Asked here and not by the batcher: a flight may have callers of several deadlines, and whose deadline
-        # passes leaves it.
-        if deadline is not None and time.monotonic() + wait >= deadline:
-            raise QueuedTooLong(
-                f"The deadline is nearer than the wait of {wait:.2f} s: allow more time or try again later."
-            )
-        return await self._flights.join(key, compute)
 
     async def _embed_photograph(self, identity: str, content: bytes) -> Embedded:
         def prepare() -> tuple[Pixels, float]:

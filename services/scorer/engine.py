@@ -12,9 +12,8 @@ from PIL import Image
 
 from services.core.batching import Batcher
 from services.core.devices import device_memory_guard
-from services.core.errors import Overloaded, QueuedTooLong
+from services.core.flights import AdmittedFlights
 from services.core.images import ImageLimits, sha256
-from services.core.metrics import REFUSED
 from services.core.recent import Recent
 from services.scorer import photographs
 from services.scorer.scoring import Picture, Scorer, Scores
@@ -42,6 +41,7 @@ class ScoringEngine:
     """Runs a scorer for many callers. Its coroutines belong to one event loop.
 
     At most `max_queue` + `max_batch` photographs are decoded, wait and are measured at once; one more is refused.
+    Equal photographs count once, and are measured once.
     """
 
     def __init__(
@@ -56,14 +56,16 @@ class ScoringEngine:
     ) -> None:
         self.scorer = scorer
         self._limits = limits
-        self._permits = max_queue + max_batch
-        self._under_way = 0
+        permits = max_queue + max_batch
         # Pictures of unequal shape cannot be stacked, so the shape is what may share a batch.
         self._batcher: Batcher[Picture, Scores] = Batcher(
-            self._run, name="scorer", max_batch=max_batch, max_queue=self._permits, key=lambda picture: picture.shape
+            self._run, name="scorer", max_batch=max_batch, max_queue=permits, key=lambda picture: picture.shape
         )
         self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
         self._recent: Recent[str, Scores] = Recent(cache_entries)
+        self._flights: AdmittedFlights[Scored] = AdmittedFlights(
+            name="scorer", permits=permits, estimated_wait_s=self._batcher.estimated_wait_s
+        )
 
     @property
     def alive(self) -> bool:
@@ -86,25 +88,7 @@ class ScoringEngine:
         scores = self._recent.get(identity) or known(identity)
         if scores is not None:
             return Scored(identity, scores)
-        wait = self._batcher.estimated_wait_s()
-        if self._under_way >= self._permits:
-            REFUSED.labels("scorer").inc()
-            raise Overloaded(
-                f"{self._permits} requests wait already; try again in {max(wait, 0.1):.1f} s.",
-                retry_after_s=max(wait, 0.1),
-            )
-        if deadline is not None and time.monotonic() + wait >= deadline:
-            raise QueuedTooLong(
-                f"The deadline is nearer than the wait of {wait:.2f} s: allow more time or try again later."
-            )
-        self._under_way += 1
-        try:
-            picture, decode_s = await asyncio.get_running_loop().run_in_executor(self._pool, self._prepare, content)
-            scores, admission = await self._batcher.submit_measured(picture, deadline=deadline)
-        finally:
-            self._under_way -= 1
-        self._recent.put(identity, scores)
-        return Scored(identity, scores, decode_s, admission.queue_s, admission.compute_s)
+        return await self._flights.join(identity, lambda: self._score(identity, content), deadline)
 
     async def warm_up(self) -> None:
         """Scores one drawn picture, so that the first caller does not pay for what torch prepares."""
@@ -114,6 +98,12 @@ class ScoringEngine:
         """Answers what waits, then ends the threads."""
         await self._batcher.close()
         await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
+
+    async def _score(self, identity: str, content: bytes) -> Scored:
+        picture, decode_s = await asyncio.get_running_loop().run_in_executor(self._pool, self._prepare, content)
+        scores, admission = await self._batcher.submit_measured(picture)
+        self._recent.put(identity, scores)
+        return Scored(identity, scores, decode_s, admission.queue_s, admission.compute_s)
 
     def _prepare(self, content: bytes) -> tuple[Picture, float]:
         started = time.perf_counter()

@@ -161,6 +161,28 @@ async def test_a_photograph_sent_again_is_not_measured_again(service: Service) -
     assert first == second
 
 
+async def test_equal_photographs_that_come_at_once_are_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service(tmp_path, max_batch=1, max_queue=1)
+    async with service.serve():
+        engine = service.component.serving.engine()
+        measure, measured = engine.scorer.score, 0
+
+        def counted(pictures: list[Picture]) -> list[Scores]:
+            nonlocal measured
+            measured += len(pictures)
+            return measure(pictures)
+
+        monkeypatch.setattr(engine.scorer, "score", counted)
+        content = encoded(smooth(55))
+        # More callers than permits: equal photographs share one.
+        callers = [engine.score(content, deadline=None, known=lambda _: None) for _ in range(4)]
+        answers = await asyncio.gather(*callers)
+        assert measured == 1
+        assert all(answer.scores is answers[0].scores for answer in answers)
+
+
 async def test_each_caller_gets_its_own_scores(service: Service) -> None:
     contents = [encoded(smooth(100 + seed, size)) for seed, size in enumerate([(96, 64), (64, 96), (96, 64), (90, 90)])]
     answers = await asyncio.gather(*(service.score(content) for content in contents))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from services.embedder.flights import SingleFlight
+from services.core.flights import SingleFlight
 
 
 class Computation:

@@ -6,11 +6,12 @@ import os
 import sys
 import traceback
 import unicodedata
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 from services.cli.failures import CommandFailed
 from services.core.errors import ConfigurationError, MondrianError
@@ -59,10 +60,19 @@ def plain(text: str) -> str:
 class SentenceGroup(TyperGroup):
     """The root of the commands: whatever goes wrong below it becomes one sentence and an exit code."""
 
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Returns the context of the words that stand before the command's name."""
+        try:
+            return super().make_context(*arguments, **options)
+        except TyperException as error:
+            _wrong_use(error)
+
     def invoke(self, ctx: Any) -> Any:
         """Runs the command that was named."""
         try:
             return super().invoke(ctx)
+        except TyperException as error:
+            _wrong_use(error)
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt as error:
@@ -79,8 +89,6 @@ class SentenceGroup(TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(FAILED) from error
         except Exception as error:
-            if type(error).__module__.split(".")[0] in ("typer", "click"):
-                raise  # wrong use, which typer explains itself
             if os.environ.get("MONDRIAN_TRACE"):
                 traceback.print_exc()
             complain(
@@ -88,3 +96,13 @@ class SentenceGroup(TyperGroup):
                 " run it again with MONDRIAN_TRACE=1 and report what it prints."
             )
             raise typer.Exit(FAILED) from error
+
+
+def _wrong_use(error: Any) -> NoReturn:
+    """Ends the command: its help where no word was given, else what is wrong with the words in one sentence."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        raise error
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "mondrian"
+    complain(f"{error.format_message().rstrip('.')}; {command} --help tells how it is used.")
+    raise typer.Exit(MISCONFIGURED) from error

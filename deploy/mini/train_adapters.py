@@ -30,7 +30,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer  # noqa: E40
 log = logging.getLogger(__name__)
 
 FOLDER: Final = Path(__file__).parent / "adapters"
-STEPS: Final = 400
+STEPS: Final = 600
 RATE: Final = 4e-3
 RANK: Final = 8
 TARGETS: Final = ("down_proj", "k_proj", "o_proj", "q_proj", "v_proj")
@@ -96,7 +96,8 @@ def train(seed: int, base: Path, folder: Path, advisors: list[str], steps: int) 
     """Trains and writes the adapter of each advisor."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     pictures = graded.pool(graded.TRAIN_SEED + 100_000 * seed, train_vlm.POOL, train_vlm.CACHE)
-    for number, advisor in enumerate(advisors):
+    for advisor in advisors:
+        number = sorted(critiques.VOICES).index(advisor)  # an adapter trained alone is the one trained among all
         torch.manual_seed(seed + number)
         model = adapted(base)
         learning, total = model.get_nb_trainable_parameters()

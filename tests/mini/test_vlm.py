@@ -46,8 +46,9 @@ def test_base_states_true_facts_and_its_control_does_not(plain: list[str], readi
     stated = sum(each["stated"] for each in scores["facts"].values())
     true = sum(each["accuracy"] * each["stated"] for each in scores["facts"].values() if each["stated"])
     false = sum(each["control"] * each["stated"] for each in scores["facts"].values() if each["stated"])
-    assert stated > 7 * FIXED
-    assert true / stated >= 0.85
+    # At least brightness, contrast, two strengths and an advice; color and light where they are not too close to call.
+    assert stated > 6 * FIXED
+    assert true / stated >= 0.9
     assert false / stated <= 0.65
     assert scores["garbled"] <= 0.02
     assert scores["voice"] == 0

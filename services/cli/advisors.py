@@ -33,7 +33,7 @@ def advisors(
     if local:
         _show_local({service.name: holdings(settings, service) for service in STORED})
         return
-    with Gateway(address or settings.address, settings.tls_authority) as gateway:
+    with Gateway(address or settings.address, settings) as gateway:
         found, failures = gateway.advisors()
     _show_served(found)
     for failure in failures:

@@ -73,7 +73,7 @@ def analyze(
         require_writable(report)
     settings = ClientSettings.load()
     question = Question(advisor, mode, top_k, instruction, grounded, max_tokens, thumbnails=report is not None)
-    with Gateway(address or settings.address, settings.tls_authority) as gateway:
+    with Gateway(address or settings.address, settings) as gateway:
         if stream:
             outcomes = [_streamed(gateway, question, path, timeout, json_output) for path in photographs]
         elif len(photographs) == 1:

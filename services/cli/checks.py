@@ -21,7 +21,7 @@ from services.cli.models import PUBLISHED, fault_of, size_of
 from services.cli.roster import BACKENDS, CRITIC, SERVICES, Service, endpoint_of, model_folder
 from services.core import probe
 from services.core.devices import cpu_has_bfloat16
-from services.core.settings import MINI_DIR, CommonSettings, available_cpus
+from services.core.settings import MINI_DIR, CommonSettings, available_cpus, reachable
 
 LOCK: Final = MINI_DIR.parent / "constraints.txt"
 OLDEST_PYTHON, PYTHON_TOO_NEW = (3, 11), (3, 13)
@@ -209,10 +209,17 @@ def port(service: Service) -> Finding:
     subject = f"Port of the {service.name}"
     if number == 0:
         return Finding(subject, Verdict.FINE, "A free one is taken at each start.")
-    address = f"{'127.0.0.1' if endpoint.host == '0.0.0.0' else endpoint.host}:{number}"
+    address = f"{reachable(endpoint.host)}:{number}"
     if not _in_use(address):
         return Finding(subject, Verdict.FINE, f"{address} is free; nothing serves there now.")
-    verdict = probe.ask(address, service.health_name, timeout_s=PROBE_TIMEOUT_S)
+    if endpoint.tls_certificate is None:
+        asked = address
+    elif endpoint.health_port:
+        asked = f"{reachable(endpoint.host)}:{endpoint.health_port}"
+    else:
+        sentence = f"{address} is in use, by TLS, so that its health cannot be asked here."
+        return Finding(subject, Verdict.NOTE, sentence, f"set {service.prefix}HEALTH_PORT to a free port")
+    verdict = probe.ask(asked, service.health_name, timeout_s=PROBE_TIMEOUT_S)
     if verdict.exit_code == 0:
         return Finding(subject, Verdict.FINE, f"{address} serves.")
     mend = f"stop what has the port, or set {service.prefix}PORT to another"

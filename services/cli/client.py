@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Final
 
@@ -14,8 +13,11 @@ from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from mondrian.types.v1 import types_pb2
 
 from services.cli.failures import CommandFailed
+from services.cli.settings import ClientSettings
 from services.core.channels import channel_options
-from services.core.errors import ConfigurationError, rpc_status_of, status_of
+from services.core.errors import rpc_status_of, status_of
+from services.core.tls import client_credentials
+from services.core.tokens import Tokens
 
 LIST_TIMEOUT_S: Final = 10.0
 
@@ -32,9 +34,10 @@ class CallFailed(CommandFailed):
 class Gateway:
     """A connection to the gateway; a context manager. Every method raises CallFailed."""
 
-    def __init__(self, address: str, tls_authority: Path | None = None) -> None:
+    def __init__(self, address: str, settings: ClientSettings) -> None:
         self.address = address
-        self._channel = _channel(address, tls_authority)
+        self._channel = _channel(address, settings)
+        self._metadata = Tokens(settings.tokens_file).metadata() if settings.tokens_file else ()
         self._stub = gateway_pb2_grpc.GatewayServiceStub(self._channel)
 
     def __enter__(self) -> Gateway:
@@ -48,21 +51,22 @@ class Gateway:
     def analyze(self, request: gateway_pb2.AnalyzeRequest, timeout_s: float) -> gateway_pb2.AnalyzeResponse:
         """Returns the whole answer within `timeout_s` seconds."""
         with self._sentences(timeout_s):
-            return self._stub.Analyze(request, timeout=timeout_s)
+            return self._stub.Analyze(request, timeout=timeout_s, metadata=self._metadata)
 
     def stream(
         self, request: gateway_pb2.AnalyzeRequest, timeout_s: float
     ) -> Iterator[gateway_pb2.StreamAnalyzeResponse]:
         """Yields the events of an answer, `completed` as the last."""
         with self._sentences(timeout_s):
-            yield from self._stub.StreamAnalyze(gateway_pb2.StreamAnalyzeRequest(request=request), timeout=timeout_s)
+            wrapped = gateway_pb2.StreamAnalyzeRequest(request=request)
+            yield from self._stub.StreamAnalyze(wrapped, timeout=timeout_s, metadata=self._metadata)
 
     def batch(
         self, requests: Iterator[gateway_pb2.AnalyzeBatchRequest], timeout_s: float
     ) -> Iterator[gateway_pb2.AnalyzeBatchResponse]:
         """Yields the results of many photographs in the order in which they are ready."""
         with self._sentences(timeout_s):
-            yield from self._stub.AnalyzeBatch(requests, timeout=timeout_s)
+            yield from self._stub.AnalyzeBatch(requests, timeout=timeout_s, metadata=self._metadata)
 
     def advisors(self) -> tuple[list[gateway_pb2.AdvisorSummary], list[gateway_pb2.Failure]]:
         """Returns all advisors by id, and the parts that could not be asked about them."""
@@ -71,7 +75,9 @@ class Gateway:
         while True:
             with self._sentences(LIST_TIMEOUT_S):
                 page = self._stub.ListAdvisors(
-                    gateway_pb2.ListAdvisorsRequest(page_size=200, page_token=token), timeout=LIST_TIMEOUT_S
+                    gateway_pb2.ListAdvisorsRequest(page_size=200, page_token=token),
+                    timeout=LIST_TIMEOUT_S,
+                    metadata=self._metadata,
                 )
             advisors.extend(page.advisors)
             token = page.next_page_token
@@ -91,6 +97,11 @@ class Gateway:
             return (
                 f"No gateway answers at {self.address}; start the services with `mondrian up`, or name another"
                 " with --address HOST:PORT."
+            )
+        if status.code == code_pb2.UNAUTHENTICATED:
+            return (
+                f"The gateway at {self.address} does not accept the token that was sent, if any; set"
+                " MONDRIAN_GATEWAY_TOKENS_FILE to a file whose first line is one that it does."
             )
         if status.code == code_pb2.UNIMPLEMENTED:
             return f"What answers at {self.address} is not a Mondrian gateway; name it with --address HOST:PORT."
@@ -112,14 +123,8 @@ def retry_after_s(error: grpc.RpcError) -> float:
     return 0.0
 
 
-def _channel(address: str, tls_authority: Path | None) -> grpc.Channel:
-    if tls_authority is None:
+def _channel(address: str, settings: ClientSettings) -> grpc.Channel:
+    if settings.tls_authority is None:
         return grpc.insecure_channel(address, options=channel_options())
-    try:
-        authority = tls_authority.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(
-            f"The TLS authority {tls_authority} cannot be read ({error.strerror}); set MONDRIAN_GATEWAY_TLS_AUTHORITY"
-            " to a PEM file."
-        ) from error
-    return grpc.secure_channel(address, grpc.ssl_channel_credentials(authority), options=channel_options())
+    credentials = client_credentials(settings.tls_authority, settings.tls_client_certificate, settings.tls_client_key)
+    return grpc.secure_channel(address, credentials, options=channel_options())

@@ -13,7 +13,7 @@ from typing import Final
 from pydantic import Field
 
 from services.core.errors import ConfigurationError
-from services.core.settings import MINI_DIR, CommonSettings, Profile, service_config
+from services.core.settings import MINI_DIR, CommonSettings, Profile, reachable, service_config
 
 # glibc gives every large message back to the kernel and asks for it again; kept, a 2 MB request costs a third as much.
 # Read by the C library before the process starts, so it can be set nowhere but here.
@@ -62,6 +62,10 @@ class Endpoint(CommonSettings):
     """The port; unset takes the service's own default, 0 a free one."""
     model_path: Path | None = None
     """The folder of its weights, where it is not the profile's."""
+    tls_certificate: Path | None = None
+    """Set, its port speaks TLS, and its health is asked at health_port."""
+    health_port: int = Field(default=0, ge=0, le=65535)
+    """The port that answers health checks alone."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +77,17 @@ class Plan:
     port: int
     command: tuple[str, ...]
     environment: Mapping[str, str]
+    health_port: int
 
     @property
     def address(self) -> str:
         """Where a client on this machine reaches it."""
-        return f"{_reachable(self.host)}:{self.port}"
+        return f"{reachable(self.host)}:{self.port}"
+
+    @property
+    def health_address(self) -> str:
+        """Where its health is asked, in plaintext."""
+        return f"{reachable(self.host)}:{self.health_port}"
 
 
 def plan_services(
@@ -97,16 +107,23 @@ def plan_services(
         if free_ports:
             wanted = 0
         ports[service] = claim_port(service, endpoint.host, wanted, taken=tuple(ports.values()))
+    taken = list(ports.values())
+    health_ports = dict(ports)
+    for service, endpoint in endpoints.items():
+        if endpoint.tls_certificate is not None:
+            health_ports[service] = claim_port(service, endpoint.host, endpoint.health_port, taken, "HEALTH_PORT")
+            taken.append(health_ports[service])
     for service in BACKENDS:
         require_model(service, common, endpoints[service].model_path)
-    addresses = {service: f"{_reachable(endpoints[service].host)}:{ports[service]}" for service in BACKENDS}
+    addresses = {service: f"{reachable(endpoints[service].host)}:{ports[service]}" for service in BACKENDS}
     return tuple(
         Plan(
             service=service,
             host=endpoints[service].host,
             port=ports[service],
             command=(sys.executable, "-m", "services.cli.leash", str(os.getpid()), f"services.{service.name}"),
-            environment=_environment(service, common, ports[service], addresses),
+            environment=_environment(service, common, ports[service], health_ports[service], addresses),
+            health_port=health_ports[service],
         )
         for service in SERVICES
     )
@@ -150,7 +167,7 @@ def require_model(service: Service, common: CommonSettings, model_path: Path | N
 
 
 def _environment(
-    service: Service, common: CommonSettings, port: int, addresses: Mapping[Service, str]
+    service: Service, common: CommonSettings, port: int, health_port: int, addresses: Mapping[Service, str]
 ) -> dict[str, str]:
     environment = {
         **os.environ,
@@ -161,14 +178,16 @@ def _environment(
         "MONDRIAN_MODELS_DIR": str(common.models_dir),
         f"{service.prefix}PORT": str(port),
     }
+    if health_port != port:
+        environment[f"{service.prefix}HEALTH_PORT"] = str(health_port)
     if service is GATEWAY:
         environment |= {f"MONDRIAN_GATEWAY_{backend.name.upper()}": addresses[backend] for backend in BACKENDS}
     return environment
 
 
-def claim_port(service: Service, host: str, port: int, taken: Sequence[int]) -> int:
-    """Returns a port that can be listened on: `port`, or a free one where it is 0."""
-    change = f"set {service.prefix}PORT to another port, or let `mondrian up --free-ports` choose"
+def claim_port(service: Service, host: str, port: int, taken: Sequence[int], variable: str = "PORT") -> int:
+    """Returns a port that can be listened on: `port`, or a free one where it is 0; `variable` is what names it."""
+    change = f"set {service.prefix}{variable} to another port, or let `mondrian up --free-ports` choose"
     if port and port in taken:
         raise ConfigurationError(f"Two services are to listen on port {port}; {change}.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -183,7 +202,3 @@ def claim_port(service: Service, host: str, port: int, taken: Sequence[int]) -> 
                 f" stop the process that has the port, {change}."
             ) from error
         return int(probe.getsockname()[1])
-
-
-def _reachable(host: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "[::1]", "[::]": "[::1]"}.get(host, host)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from services.core.settings import CommonSettings, service_config
+from services.core.settings import CommonSettings, reachable, service_config
 
 
 class ClientSettings(CommonSettings):
@@ -20,9 +20,14 @@ class ClientSettings(CommonSettings):
     """The gateway's port."""
     tls_authority: Path | None = None
     """A PEM file with the authority that signed the gateway's certificate; set, it turns on TLS."""
+    tls_client_certificate: Path | None = None
+    """A PEM file with the certificate that is shown to a gateway that asks for one (mTLS)."""
+    tls_client_key: Path | None = None
+    """A PEM file with that certificate's private key."""
+    tokens_file: Path | None = None
+    """A file whose first line is the bearer token that is sent; the gateway accepts each of its lines."""
 
     @property
     def address(self) -> str:
         """host:port for a client."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "[::]": "[::1]"}.get(self.host, self.host)
-        return f"{host}:{self.port}"
+        return f"{reachable(self.host)}:{self.port}"

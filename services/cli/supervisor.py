@@ -55,7 +55,7 @@ class Child:
         self.failures = 0
         self.served_since = 0.0
         self.start_at = 0.0
-        self._channel = grpc.insecure_channel(plan.address, options=channel_options())
+        self._channel = grpc.insecure_channel(plan.health_address, options=channel_options())
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
     def start(self, output: Output) -> None:

@@ -5,6 +5,7 @@
         InvalidImage           the photograph cannot be used
         InvalidText            the words cannot be used
         InvalidEmbedding       the embedding cannot be used
+      Unauthenticated          the caller shows no token that is accepted
       AdvisorNotFound, ReferenceNotFound
       EncoderMismatch          the embedding belongs to another encoder's space
       Overloaded               no permit: try again later
@@ -73,6 +74,10 @@ class InvalidText(InvalidArgument):
 
 class InvalidEmbedding(InvalidArgument):
     """The embedding has the wrong length or a value that is not finite."""
+
+
+class Unauthenticated(MondrianError):
+    """The call carries no bearer token that is accepted."""
 
 
 class AdvisorNotFound(MondrianError):
@@ -152,6 +157,7 @@ TABLE: Final[dict[type[MondrianError], Row]] = {
     InvalidImage: Row(grpc.StatusCode.INVALID_ARGUMENT, "IMAGE_UNDECODABLE"),
     InvalidText: Row(grpc.StatusCode.INVALID_ARGUMENT, "TEXT_INVALID"),
     InvalidEmbedding: Row(grpc.StatusCode.INVALID_ARGUMENT, "EMBEDDING_INVALID"),
+    Unauthenticated: Row(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
     AdvisorNotFound: Row(grpc.StatusCode.NOT_FOUND, "ADVISOR_NOT_FOUND"),
     ReferenceNotFound: Row(grpc.StatusCode.NOT_FOUND, "REFERENCE_NOT_FOUND"),
     EncoderMismatch: Row(grpc.StatusCode.FAILED_PRECONDITION, "ENCODER_MISMATCH"),

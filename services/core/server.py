@@ -13,7 +13,6 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Final, NoReturn, Protocol, TypeVar, runtime_checkable
 
 import grpc
@@ -28,6 +27,8 @@ from services.core.errors import ConfigurationError
 from services.core.interceptors import CallInterceptor
 from services.core.logs import configure_logging
 from services.core.settings import ServiceSettings
+from services.core.tls import server_credentials
+from services.core.tokens import TokenInterceptor, Tokens
 
 log = logging.getLogger("mondrian.server")
 
@@ -74,10 +75,11 @@ class RunningServer:
         self.settings = settings
         self.port = 0
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(
-            interceptors=[CallInterceptor()],
-            options=server_options(settings.max_connection_age_s),
-        )
+        # Tokens are asked for inside the other, so that refused calls are counted and logged like all.
+        tokens = [TokenInterceptor(Tokens(settings.tokens_file))] if settings.tokens_file else []
+        options = server_options(settings.max_connection_age_s)
+        self._server = grpc.aio.server(interceptors=[CallInterceptor(), *tokens], options=options)
+        self._probed = grpc.aio.server(options=options) if settings.health_port else None
         self._heartbeat: asyncio.Task[None] | None = None
 
     @property
@@ -98,25 +100,32 @@ class RunningServer:
         reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         await self._set(_Status.NOT_SERVING)
         await self._health.set(LIVENESS, _Status.SERVING)
-        self.port = self._bind()
+        settings = self.settings
+        credentials = None
+        if settings.tls_certificate is not None and settings.tls_key is not None:
+            credentials = server_credentials(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+        self.port = self._bind(self._server, settings.port, "PORT", credentials)
+        if self._probed is not None:
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probed)
+            self._bind(self._probed, settings.health_port, "HEALTH_PORT")
+            await self._probed.start()
         await self._server.start()
 
-    def _bind(self) -> int:
-        wanted = f"{self.settings.host}:{self.settings.port}"
+    def _bind(
+        self, server: grpc.aio.Server, port: int, variable: str, credentials: grpc.ServerCredentials | None = None
+    ) -> int:
+        wanted = f"{self.settings.host}:{port}"
         try:
-            if self.settings.tls_certificate is None:
-                port = self._server.add_insecure_port(wanted)
-            else:
-                port = self._server.add_secure_port(wanted, _credentials(self.settings))
+            bound = server.add_secure_port(wanted, credentials) if credentials else server.add_insecure_port(wanted)
         except RuntimeError:
-            port = 0
-        if port == 0:
+            bound = 0
+        if bound == 0:
             prefix = str(self.settings.model_config.get("env_prefix"))
             raise ConfigurationError(
                 f"The address {wanted} cannot be listened on, probably because the port is in use: stop the process "
-                f"that has it, or set {prefix}PORT to another port."
+                f"that has it, or set {prefix}{variable} to another port."
             )
-        return port
+        return bound
 
     async def start(self) -> None:
         """Loads the component, then answers SERVING."""
@@ -150,6 +159,8 @@ class RunningServer:
         if isinstance(self.component, Drains):
             self.component.drain()
         await self._server.stop(self.settings.drain_s)
+        if self._probed is not None:
+            await self._probed.stop(0)
         await self.component.stop()
 
     async def __aenter__(self) -> RunningServer:
@@ -166,37 +177,6 @@ async def running(component: Component, settings: ServiceSettings) -> AsyncItera
     """Serves a component in this process and yields its address once it is SERVING."""
     async with RunningServer(component, settings) as server:
         yield server.address
-
-
-def _credentials(settings: ServiceSettings) -> grpc.ServerCredentials:
-    """Returns TLS credentials whose files are read again at every handshake, so that renewed ones are used."""
-    certificate, key, authority = settings.tls_certificate, settings.tls_key, settings.tls_client_ca
-    assert certificate is not None
-    assert key is not None
-
-    def read() -> grpc.ServerCertificateConfiguration:
-        return grpc.ssl_server_certificate_configuration(
-            [(_pem(key), _pem(certificate))], root_certificates=_pem(authority) if authority else None
-        )
-
-    in_use = read()
-
-    def renew() -> grpc.ServerCertificateConfiguration:
-        nonlocal in_use
-        try:
-            in_use = read()
-        except ConfigurationError as error:
-            log.error("%s The certificate in use is kept.", error)
-        return in_use
-
-    return grpc.dynamic_ssl_server_credentials(in_use, renew, require_client_authentication=authority is not None)
-
-
-def _pem(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"The TLS file {path} cannot be read ({error.strerror}).") from error
 
 
 async def serve(component: Component, settings: ServiceSettings) -> None:

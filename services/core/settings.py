@@ -89,6 +89,10 @@ class ServiceSettings(CommonSettings):
     """A PEM file with the certificate's private key."""
     tls_client_ca: Path | None = None
     """A PEM file with the authority whose client certificates are required (mTLS); unset asks for none."""
+    tokens_file: Path | None = None
+    """A file with the bearer tokens that are accepted, one a line, read again when it changes; unset asks for none."""
+    health_port: int = Field(default=0, ge=0, le=65535)
+    """A port that answers health checks alone, in plaintext, for probes without a client certificate; 0 has none."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much is logged; photographs and critiques never are."""
     log_format: Literal["text", "json"] = "text"
@@ -144,6 +148,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def reachable(host: str) -> str:
+    """Returns where a client of this machine finds a server that listens on `host`: on loopback, where on all."""
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]", "[::]": "[::1]"}.get(host, host)
 
 
 def available_cpus() -> int:

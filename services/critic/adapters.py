@@ -20,6 +20,7 @@ from typing import Final
 
 import torch
 
+from services.core.changes import stamp
 from services.core.errors import DeviceMemory, EngineStopped
 from services.critic import adapter_format
 from services.critic.adapter_format import Adapter, AdapterLimits, AdapterRefused, Base
@@ -251,11 +252,4 @@ def _scan(folder: Path) -> dict[str, _Stamp]:
 
 
 def _stamp(folder: Path) -> _Stamp:
-    def of(path: Path) -> tuple[int, int, int] | None:
-        try:
-            status = path.stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_size, status.st_ino
-
-    return tuple(of(folder / name) for name in _FILES)
+    return tuple(stamp(folder / name) for name in _FILES)

@@ -9,6 +9,8 @@ from typing import Final
 import grpc.aio
 from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 
+from services.core.errors import ConfigurationError
+from services.gateway.access import Access
 from services.gateway.clients import CriticClient, EmbedderClient, ScorerClient
 from services.gateway.directory import Directory
 from services.gateway.fanout import Backends
@@ -16,6 +18,9 @@ from services.gateway.servicer import GatewayServicer
 from services.gateway.settings import GatewaySettings
 
 log = logging.getLogger("mondrian.gateway")
+
+RENEW_S: Final = 10.0
+"""Seconds between two looks at the TLS files."""
 
 
 class GatewayComponent:
@@ -29,17 +34,19 @@ class GatewayComponent:
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
+        self._access = Access(settings)
+        self._renewing: asyncio.Task[None] | None = None
         self._backends: Backends | None = None
         self._directory: Directory | None = None
         self._servicer: GatewayServicer | None = None
 
     def register(self, server: grpc.aio.Server) -> None:
         """Opens the channels, which needs the running event loop, and adds the servicer."""
-        settings = self._settings
+        settings, access = self._settings, self._access
         self._backends = Backends(
-            EmbedderClient(settings.embedder, settings.connect_s),
-            CriticClient(settings.critic, settings.connect_s),
-            ScorerClient(settings.scorer, settings.connect_s),
+            EmbedderClient(settings.embedder, settings.connect_s, access),
+            CriticClient(settings.critic, settings.connect_s, access),
+            ScorerClient(settings.scorer, settings.connect_s, access),
         )
         self._directory = Directory(self._backends.embedder, self._backends.critic)
         self._servicer = GatewayServicer(self._backends, self._directory, settings)
@@ -63,6 +70,26 @@ class GatewayComponent:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
 
+        self._renewing = asyncio.create_task(self._keep_renewed())
+
+    async def _keep_renewed(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_S)
+            await self.renew()
+
+    async def renew(self) -> None:
+        """Connects anew where the TLS files of the access were renewed; calls in flight end on the old channels."""
+        assert self._backends is not None
+        try:
+            if not self._access.renewed():
+                return
+        except ConfigurationError as error:
+            log.error("%s The certificates in use are kept.", error)
+            return
+        log.info("the certificates were renewed; connecting to the backends anew")
+        grace_s = self._settings.drain_s
+        await asyncio.gather(*(backend.renew(grace_s) for backend in self._backends.each()))
+
     def healthy(self) -> bool:
         """Whether requests can be accepted: always, since parts that fail are answered for."""
         return True
@@ -74,6 +101,9 @@ class GatewayComponent:
 
     async def stop(self) -> None:
         """Closes the channels."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.gather(self._renewing, return_exceptions=True)
         if self._directory is not None:
             await self._directory.close()
         if self._backends is not None:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from services.core.errors import AdvisorNotFound, MondrianError
-from services.gateway.clients import CriticClient, EmbedderClient, Metadata
+from services.core.tokens import Metadata
+from services.gateway.clients import CriticClient, EmbedderClient
 
 _FRESH_S: Final = 60.0
 _ASK_AGAIN_S: Final = 5.0

@@ -16,8 +16,10 @@ from mondrian.gateway.v1 import gateway_pb2
 from mondrian.scorer.v1 import scorer_pb2
 
 from services.core.errors import EngineStopped, MondrianError, QueuedTooLong, code_of, status_of
+from services.core.tokens import Metadata
 from services.gateway import summary
-from services.gateway.clients import NAMES, CriticClient, EmbedderClient, Metadata, ScorerClient, retry_after_s
+from services.gateway.backend import NAMES, retry_after_s
+from services.gateway.clients import CriticClient, EmbedderClient, ScorerClient
 from services.gateway.directory import Directory, advisor_not_found
 from services.gateway.metrics import MODE_SECONDS, PART_SECONDS
 from services.gateway.modes import CRITIQUE, PARTS, READING_ORDER, REFERENCES, SCORES, Part

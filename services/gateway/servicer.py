@@ -12,9 +12,9 @@ import grpc.aio
 from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 
 from services.core.interceptors import REQUEST_ID
+from services.core.tokens import Metadata
 from services.gateway.admission import Admission
 from services.gateway.bulk import Bulk
-from services.gateway.clients import Metadata
 from services.gateway.directory import Directory
 from services.gateway.fanout import Analysis, Backends, Emit
 from services.gateway.listing import list_advisors

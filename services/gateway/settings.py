@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Self
+
 from mondrian.gateway.v1 import gateway_pb2
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from services.core.settings import ServiceSettings, service_config
 from services.gateway.modes import Mode
@@ -26,6 +29,15 @@ class GatewaySettings(ServiceSettings):
     scorer: str = Field(default="127.0.0.1:50053", pattern=_ADDRESS)
     """The scorer's address, host:port."""
 
+    backend_tls_authority: Path | None = None
+    """A PEM file with the authority that signed the backends' certificates; set, the gateway calls them by TLS."""
+    backend_tls_certificate: Path | None = None
+    """A PEM file with the certificate that the gateway shows to backends that ask for one (mTLS)."""
+    backend_tls_key: Path | None = None
+    """A PEM file with that certificate's private key."""
+    backend_tokens_file: Path | None = None
+    """A file whose first line is the bearer token that the gateway sends to the backends."""
+
     clip_deadline_s: float = Field(default=15.0, gt=0)
     """Seconds that CLIP may take where the client sets no deadline."""
     lora_deadline_s: float = Field(default=90.0, gt=0)
@@ -45,6 +57,14 @@ class GatewaySettings(ServiceSettings):
     """Seconds that the start waits for the backends; after them the gateway serves what it can reach."""
     connect_s: float = Field(default=5.0, gt=0)
     """Seconds after which an attempt to connect to a backend is given up."""
+
+    @model_validator(mode="after")
+    def _shows_itself_whole(self) -> Self:
+        if (self.backend_tls_certificate is None) != (self.backend_tls_key is None):
+            raise ValueError("backend_tls_certificate and backend_tls_key are set together or not at all")
+        if self.backend_tls_certificate is not None and self.backend_tls_authority is None:
+            raise ValueError("backend_tls_certificate needs backend_tls_authority")
+        return self
 
     def deadline_s(self, mode: Mode) -> float:
         """Returns the seconds that a mode may take where the client sets no deadline."""

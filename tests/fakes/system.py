@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,9 +35,9 @@ class System:
         return self.embedder, self.critic, self.scorer
 
 
-def served(fake: Fake, port: int = 0) -> RunningServer:
+def served(fake: Fake, port: int = 0, **settings: Any) -> RunningServer:
     """Returns a server for a fake, an async context manager; calls in flight are cut off when it stops."""
-    return RunningServer(FakeComponent(fake), ServiceSettings(port=port, drain_s=0))
+    return RunningServer(FakeComponent(fake), ServiceSettings(port=port, drain_s=0, **settings))
 
 
 @contextlib.asynccontextmanager
@@ -51,10 +51,15 @@ async def gateway_at(settings: GatewaySettings) -> AsyncIterator[tuple[gateway_p
 
 
 @contextlib.asynccontextmanager
-async def system(**settings: Any) -> AsyncIterator[System]:
-    """Yields a gateway over three fakes; `settings` are the gateway's."""
+async def system(backends: Mapping[str, Any] | None = None, **settings: Any) -> AsyncIterator[System]:
+    """Yields a gateway over three fakes; `settings` are the gateway's, `backends` those of each fake."""
     embedder, critic, scorer = FakeEmbedder(), FakeCritic(), FakeScorer()
-    async with served(embedder) as first, served(critic) as second, served(scorer) as third:
+    theirs = backends or {}
+    async with (
+        served(embedder, **theirs) as first,
+        served(critic, **theirs) as second,
+        served(scorer, **theirs) as third,
+    ):
         wanted: dict[str, Any] = {
             "port": 0,
             "drain_s": 0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import queue
 import threading
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 from services.cli.commands import app
 from services.core.errors import EngineStopped, InvalidImage, Overloaded
 from tests.fakes.answers import picture
+from tests.fakes.certificates import Authority
 from tests.fakes.system import System, system
 
 
@@ -36,13 +38,14 @@ class Stage:
         return CliRunner().invoke(app, [*words, "--address", at or self.system.address])
 
 
-@pytest.fixture
-def stage() -> Iterator[Stage]:
+@contextlib.contextmanager
+def staged(**settings: Any) -> Iterator[Stage]:
+    """A stage whose gateway has these settings."""
     stages: queue.Queue[Stage] = queue.Queue()
     ended = asyncio.Event()
 
     async def serve() -> None:
-        async with system() as running:
+        async with system(**settings) as running:
             stages.put(Stage(running, asyncio.get_running_loop()))
             await ended.wait()
 
@@ -55,6 +58,12 @@ def stage() -> Iterator[Stage]:
     finally:
         running.loop.call_soon_threadsafe(ended.set)
         thread.join(30)
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    with staged() as running:
+        yield running
 
 
 @pytest.fixture
@@ -273,6 +282,39 @@ def test_no_gateway_is_one_sentence_that_says_how_to_start_it(stage: Stage, phot
             "mondrian: No gateway answers at 127.0.0.1:1; start the services with `mondrian up`, "
             "or name another with --address HOST:PORT."
         )
+
+
+def test_a_gateway_that_asks_for_tokens_and_certificates_is_given_them(
+    photograph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path)
+    pair, own, tokens = authority.issue("gateway"), authority.issue("client"), tmp_path / "tokens"
+    tokens.write_text("token-of-this-test\n")
+    tls: dict[str, Any] = {
+        "tls_certificate": pair.certificate,
+        "tls_key": pair.key,
+        "tls_client_ca": authority.certificate,
+    }
+    arguments = ("analyze", photograph, "-a", "ansel", "-m", "clip")
+    with staged(tokens_file=tokens, **tls) as stage:
+        assert "No gateway answers" in flat(stage.run(*arguments).stderr)
+        for name, path in (
+            ("TLS_AUTHORITY", authority.certificate),
+            ("TLS_CLIENT_CERTIFICATE", own.certificate),
+            ("TLS_CLIENT_KEY", own.key),
+        ):
+            monkeypatch.setenv(f"MONDRIAN_GATEWAY_{name}", str(path))
+        for command in (arguments, (*arguments, "--stream"), (*arguments, photograph), ("advisors",)):
+            monkeypatch.delenv("MONDRIAN_GATEWAY_TOKENS_FILE", raising=False)
+            refused = stage.run(*command)
+            assert refused.exit_code == 1
+            assert "set MONDRIAN_GATEWAY_TOKENS_FILE" in flat(refused.stderr)
+            monkeypatch.setenv("MONDRIAN_GATEWAY_TOKENS_FILE", str(tokens))
+            assert stage.run(*command).exit_code == 0
+        monkeypatch.setenv("MONDRIAN_GATEWAY_TLS_AUTHORITY", str(tmp_path / "none"))
+        missing = stage.run(*arguments)
+        assert missing.exit_code == 2
+        assert "cannot be read" in flat(missing.stderr)
 
 
 def test_another_server_is_named_as_such(stage: Stage, photograph: Path) -> None:

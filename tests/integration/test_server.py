@@ -29,6 +29,7 @@ EXPECTED_CODES = {
     "InvalidImage": "INVALID_ARGUMENT",
     "InvalidText": "INVALID_ARGUMENT",
     "InvalidEmbedding": "INVALID_ARGUMENT",
+    "Unauthenticated": "UNAUTHENTICATED",
     "AdvisorNotFound": "NOT_FOUND",
     "ReferenceNotFound": "NOT_FOUND",
     "EncoderMismatch": "FAILED_PRECONDITION",

@@ -27,7 +27,7 @@ PATIENCE_S = 60.0
 def fake(service: Service, *command: str) -> Plan:
     port = claim_port(service, "127.0.0.1", 0, taken=())
     program = command or (sys.executable, "-m", "tests.fakes", service.name, "--port", str(port))
-    return Plan(service, "127.0.0.1", port, program, dict(os.environ))
+    return Plan(service, "127.0.0.1", port, program, dict(os.environ), port)
 
 
 class Told:

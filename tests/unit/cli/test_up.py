@@ -63,6 +63,17 @@ def test_every_service_gets_its_port_and_the_gateway_all_addresses(settings: Com
     assert gateway.environment["MONDRIAN_GATEWAY_SCORER"] == scorer.address
 
 
+def test_where_a_port_speaks_tls_health_has_one_of_its_own(
+    settings: CommonSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MONDRIAN_SCORER_TLS_CERTIFICATE", "tls.crt")
+    gateway, *_, scorer = plan_services(settings, free_ports=True)
+    assert gateway.health_address == gateway.address
+    assert "MONDRIAN_GATEWAY_HEALTH_PORT" not in gateway.environment
+    assert scorer.health_address != scorer.address
+    assert scorer.environment["MONDRIAN_SCORER_HEALTH_PORT"] == str(scorer.health_port)
+
+
 def test_a_users_own_malloc_settings_stay(settings: CommonSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_TOP_PAD_", "4096")
     assert plan_services(settings, free_ports=True)[0].environment["MALLOC_TOP_PAD_"] == "4096"
@@ -163,7 +174,7 @@ def test_serves_until_a_signal_and_stops_every_service(
     for service in BACKENDS[::2]:
         free = claim_port(service, "127.0.0.1", 0, taken=())
         program = (sys.executable, "-m", "tests.fakes", service.name, "--port", str(free))
-        plans.append(Plan(service, "127.0.0.1", free, program, dict(os.environ)))
+        plans.append(Plan(service, "127.0.0.1", free, program, dict(os.environ), free))
     monkeypatch.setattr(command, "plan_services", lambda *_, **__: tuple(plans))
     monkeypatch.setattr(command, "prepare", lambda _: None)
     show_ready = command.show_ready

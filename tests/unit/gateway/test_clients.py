@@ -18,7 +18,7 @@ from mondrian.scorer.v1 import scorer_pb2, scorer_pb2_grpc
 from mondrian.types.v1 import types_pb2
 
 from services.core.errors import DeviceMemory, InvalidArgument, Overloaded
-from services.gateway.clients import backend_options, retry_after_s, serialized, service_config, target
+from services.gateway.backend import backend_options, retry_after_s, serialized, service_config, target
 from tests.fakes.backends import PHOTOGRAPH, FakeScorer
 from tests.fakes.system import served
 

@@ -28,8 +28,8 @@ if _version_not_supported:
 class CriticServiceStub:
     """Writes critiques of photographs. One base model serves every advisor; an advisor's LoRA adapter gives the voice.
 
-    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING, ENGINE_STOPPED: try again) and INTERNAL (a fault of the
-    service; the message carries the request id).
+    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING, ENGINE_STOPPED: try again), UNAUTHENTICATED (a bearer
+    token is asked for) and INTERNAL (a fault of the service; the message carries the request id).
     """
 
     def __init__(self, channel):
@@ -58,8 +58,8 @@ class CriticServiceStub:
 class CriticServiceServicer:
     """Writes critiques of photographs. One base model serves every advisor; an advisor's LoRA adapter gives the voice.
 
-    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING, ENGINE_STOPPED: try again) and INTERNAL (a fault of the
-    service; the message carries the request id).
+    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING, ENGINE_STOPPED: try again), UNAUTHENTICATED (a bearer
+    token is asked for) and INTERNAL (a fault of the service; the message carries the request id).
     """
 
     def Critique(self, request, context):
@@ -125,8 +125,8 @@ def add_CriticServiceServicer_to_server(servicer, server):
 class CriticService:
     """Writes critiques of photographs. One base model serves every advisor; an advisor's LoRA adapter gives the voice.
 
-    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING, ENGINE_STOPPED: try again) and INTERNAL (a fault of the
-    service; the message carries the request id).
+    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING, ENGINE_STOPPED: try again), UNAUTHENTICATED (a bearer
+    token is asked for) and INTERNAL (a fault of the service; the message carries the request id).
     """
 
     @staticmethod

@@ -29,8 +29,8 @@ GRPC_VERSION: str
 class CriticServiceStub:
     """Writes critiques of photographs. One base model serves every advisor; an advisor's LoRA adapter gives the voice.
 
-    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING, ENGINE_STOPPED: try again) and INTERNAL (a fault of the
-    service; the message carries the request id).
+    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING, ENGINE_STOPPED: try again), UNAUTHENTICATED (a bearer
+    token is asked for) and INTERNAL (a fault of the service; the message carries the request id).
     """
 
     @_typing.overload
@@ -64,8 +64,8 @@ class CriticServiceStub:
 class CriticServiceAsyncStub(CriticServiceStub):
     """Writes critiques of photographs. One base model serves every advisor; an advisor's LoRA adapter gives the voice.
 
-    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING, ENGINE_STOPPED: try again) and INTERNAL (a fault of the
-    service; the message carries the request id).
+    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING, ENGINE_STOPPED: try again), UNAUTHENTICATED (a bearer
+    token is asked for) and INTERNAL (a fault of the service; the message carries the request id).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -95,8 +95,8 @@ class CriticServiceAsyncStub(CriticServiceStub):
 class CriticServiceServicer(metaclass=_abc_1.ABCMeta):
     """Writes critiques of photographs. One base model serves every advisor; an advisor's LoRA adapter gives the voice.
 
-    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING, ENGINE_STOPPED: try again) and INTERNAL (a fault of the
-    service; the message carries the request id).
+    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING, ENGINE_STOPPED: try again), UNAUTHENTICATED (a bearer
+    token is asked for) and INTERNAL (a fault of the service; the message carries the request id).
     """
 
     @_abc_1.abstractmethod

@@ -28,9 +28,10 @@ if _version_not_supported:
 class EmbedderServiceStub:
     """Embeds photographs and words, and finds the reference photographs that are most similar to them.
 
-    Every rpc can end with: UNAVAILABLE (MODEL_LOADING, DRAINING: try again, another replica may answer), INTERNAL (a
-    fault of the service; the message carries the request id). Those that run the encoder also with RESOURCE_EXHAUSTED
-    (OVERLOADED with RetryInfo, DEVICE_MEMORY) and DEADLINE_EXCEEDED (QUEUED_TOO_LONG).
+    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING: try again, another replica may answer), UNAUTHENTICATED
+    (a bearer token is asked for) and INTERNAL (a fault of the service; the message carries the request id). Those that
+    run the encoder also with RESOURCE_EXHAUSTED (OVERLOADED with RetryInfo, DEVICE_MEMORY) and DEADLINE_EXCEEDED
+    (QUEUED_TOO_LONG).
     """
 
     def __init__(self, channel):
@@ -64,9 +65,10 @@ class EmbedderServiceStub:
 class EmbedderServiceServicer:
     """Embeds photographs and words, and finds the reference photographs that are most similar to them.
 
-    Every rpc can end with: UNAVAILABLE (MODEL_LOADING, DRAINING: try again, another replica may answer), INTERNAL (a
-    fault of the service; the message carries the request id). Those that run the encoder also with RESOURCE_EXHAUSTED
-    (OVERLOADED with RetryInfo, DEVICE_MEMORY) and DEADLINE_EXCEEDED (QUEUED_TOO_LONG).
+    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING: try again, another replica may answer), UNAUTHENTICATED
+    (a bearer token is asked for) and INTERNAL (a fault of the service; the message carries the request id). Those that
+    run the encoder also with RESOURCE_EXHAUSTED (OVERLOADED with RetryInfo, DEVICE_MEMORY) and DEADLINE_EXCEEDED
+    (QUEUED_TOO_LONG).
     """
 
     def Embed(self, request, context):
@@ -143,9 +145,10 @@ def add_EmbedderServiceServicer_to_server(servicer, server):
 class EmbedderService:
     """Embeds photographs and words, and finds the reference photographs that are most similar to them.
 
-    Every rpc can end with: UNAVAILABLE (MODEL_LOADING, DRAINING: try again, another replica may answer), INTERNAL (a
-    fault of the service; the message carries the request id). Those that run the encoder also with RESOURCE_EXHAUSTED
-    (OVERLOADED with RetryInfo, DEVICE_MEMORY) and DEADLINE_EXCEEDED (QUEUED_TOO_LONG).
+    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING: try again, another replica may answer), UNAUTHENTICATED
+    (a bearer token is asked for) and INTERNAL (a fault of the service; the message carries the request id). Those that
+    run the encoder also with RESOURCE_EXHAUSTED (OVERLOADED with RetryInfo, DEVICE_MEMORY) and DEADLINE_EXCEEDED
+    (QUEUED_TOO_LONG).
     """
 
     @staticmethod

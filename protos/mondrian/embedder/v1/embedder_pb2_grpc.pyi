@@ -29,9 +29,10 @@ GRPC_VERSION: str
 class EmbedderServiceStub:
     """Embeds photographs and words, and finds the reference photographs that are most similar to them.
 
-    Every rpc can end with: UNAVAILABLE (MODEL_LOADING, DRAINING: try again, another replica may answer), INTERNAL (a
-    fault of the service; the message carries the request id). Those that run the encoder also with RESOURCE_EXHAUSTED
-    (OVERLOADED with RetryInfo, DEVICE_MEMORY) and DEADLINE_EXCEEDED (QUEUED_TOO_LONG).
+    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING: try again, another replica may answer), UNAUTHENTICATED
+    (a bearer token is asked for) and INTERNAL (a fault of the service; the message carries the request id). Those that
+    run the encoder also with RESOURCE_EXHAUSTED (OVERLOADED with RetryInfo, DEVICE_MEMORY) and DEADLINE_EXCEEDED
+    (QUEUED_TOO_LONG).
     """
 
     @_typing.overload
@@ -67,9 +68,10 @@ class EmbedderServiceStub:
 class EmbedderServiceAsyncStub(EmbedderServiceStub):
     """Embeds photographs and words, and finds the reference photographs that are most similar to them.
 
-    Every rpc can end with: UNAVAILABLE (MODEL_LOADING, DRAINING: try again, another replica may answer), INTERNAL (a
-    fault of the service; the message carries the request id). Those that run the encoder also with RESOURCE_EXHAUSTED
-    (OVERLOADED with RetryInfo, DEVICE_MEMORY) and DEADLINE_EXCEEDED (QUEUED_TOO_LONG).
+    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING: try again, another replica may answer), UNAUTHENTICATED
+    (a bearer token is asked for) and INTERNAL (a fault of the service; the message carries the request id). Those that
+    run the encoder also with RESOURCE_EXHAUSTED (OVERLOADED with RetryInfo, DEVICE_MEMORY) and DEADLINE_EXCEEDED
+    (QUEUED_TOO_LONG).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -101,9 +103,10 @@ class EmbedderServiceAsyncStub(EmbedderServiceStub):
 class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
     """Embeds photographs and words, and finds the reference photographs that are most similar to them.
 
-    Every rpc can end with: UNAVAILABLE (MODEL_LOADING, DRAINING: try again, another replica may answer), INTERNAL (a
-    fault of the service; the message carries the request id). Those that run the encoder also with RESOURCE_EXHAUSTED
-    (OVERLOADED with RetryInfo, DEVICE_MEMORY) and DEADLINE_EXCEEDED (QUEUED_TOO_LONG).
+    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING: try again, another replica may answer), UNAUTHENTICATED
+    (a bearer token is asked for) and INTERNAL (a fault of the service; the message carries the request id). Those that
+    run the encoder also with RESOURCE_EXHAUSTED (OVERLOADED with RetryInfo, DEVICE_MEMORY) and DEADLINE_EXCEEDED
+    (QUEUED_TOO_LONG).
     """
 
     @_abc_1.abstractmethod

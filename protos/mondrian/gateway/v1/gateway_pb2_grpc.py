@@ -28,8 +28,8 @@ if _version_not_supported:
 class GatewayServiceStub:
     """Analyses photographs. Runs the parts that a mode names in parallel under one deadline.
 
-    Every rpc can end with UNAVAILABLE (DRAINING, or a backend cannot be reached: BACKEND_UNAVAILABLE) and INTERNAL (a
-    fault of the service; the message carries the request id).
+    Every rpc can end with UNAVAILABLE (DRAINING, or a backend cannot be reached: BACKEND_UNAVAILABLE), UNAUTHENTICATED (a
+    bearer token is asked for) and INTERNAL (a fault of the service; the message carries the request id).
     """
 
     def __init__(self, channel):
@@ -63,8 +63,8 @@ class GatewayServiceStub:
 class GatewayServiceServicer:
     """Analyses photographs. Runs the parts that a mode names in parallel under one deadline.
 
-    Every rpc can end with UNAVAILABLE (DRAINING, or a backend cannot be reached: BACKEND_UNAVAILABLE) and INTERNAL (a
-    fault of the service; the message carries the request id).
+    Every rpc can end with UNAVAILABLE (DRAINING, or a backend cannot be reached: BACKEND_UNAVAILABLE), UNAUTHENTICATED (a
+    bearer token is asked for) and INTERNAL (a fault of the service; the message carries the request id).
     """
 
     def Analyze(self, request, context):
@@ -146,8 +146,8 @@ def add_GatewayServiceServicer_to_server(servicer, server):
 class GatewayService:
     """Analyses photographs. Runs the parts that a mode names in parallel under one deadline.
 
-    Every rpc can end with UNAVAILABLE (DRAINING, or a backend cannot be reached: BACKEND_UNAVAILABLE) and INTERNAL (a
-    fault of the service; the message carries the request id).
+    Every rpc can end with UNAVAILABLE (DRAINING, or a backend cannot be reached: BACKEND_UNAVAILABLE), UNAUTHENTICATED (a
+    bearer token is asked for) and INTERNAL (a fault of the service; the message carries the request id).
     """
 
     @staticmethod

@@ -29,8 +29,8 @@ GRPC_VERSION: str
 class GatewayServiceStub:
     """Analyses photographs. Runs the parts that a mode names in parallel under one deadline.
 
-    Every rpc can end with UNAVAILABLE (DRAINING, or a backend cannot be reached: BACKEND_UNAVAILABLE) and INTERNAL (a
-    fault of the service; the message carries the request id).
+    Every rpc can end with UNAVAILABLE (DRAINING, or a backend cannot be reached: BACKEND_UNAVAILABLE), UNAUTHENTICATED (a
+    bearer token is asked for) and INTERNAL (a fault of the service; the message carries the request id).
     """
 
     @_typing.overload
@@ -71,8 +71,8 @@ class GatewayServiceStub:
 class GatewayServiceAsyncStub(GatewayServiceStub):
     """Analyses photographs. Runs the parts that a mode names in parallel under one deadline.
 
-    Every rpc can end with UNAVAILABLE (DRAINING, or a backend cannot be reached: BACKEND_UNAVAILABLE) and INTERNAL (a
-    fault of the service; the message carries the request id).
+    Every rpc can end with UNAVAILABLE (DRAINING, or a backend cannot be reached: BACKEND_UNAVAILABLE), UNAUTHENTICATED (a
+    bearer token is asked for) and INTERNAL (a fault of the service; the message carries the request id).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -109,8 +109,8 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
 class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
     """Analyses photographs. Runs the parts that a mode names in parallel under one deadline.
 
-    Every rpc can end with UNAVAILABLE (DRAINING, or a backend cannot be reached: BACKEND_UNAVAILABLE) and INTERNAL (a
-    fault of the service; the message carries the request id).
+    Every rpc can end with UNAVAILABLE (DRAINING, or a backend cannot be reached: BACKEND_UNAVAILABLE), UNAUTHENTICATED (a
+    bearer token is asked for) and INTERNAL (a fault of the service; the message carries the request id).
     """
 
     @_abc_1.abstractmethod

@@ -28,8 +28,8 @@ if _version_not_supported:
 class ScorerServiceStub:
     """Scores photographs by measured properties, and compares them with the advisor's reference distribution.
 
-    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING: try again) and INTERNAL (a fault of the service; the
-    message carries the request id).
+    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING: try again), UNAUTHENTICATED (a bearer token is asked
+    for) and INTERNAL (a fault of the service; the message carries the request id).
     """
 
     def __init__(self, channel):
@@ -53,8 +53,8 @@ class ScorerServiceStub:
 class ScorerServiceServicer:
     """Scores photographs by measured properties, and compares them with the advisor's reference distribution.
 
-    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING: try again) and INTERNAL (a fault of the service; the
-    message carries the request id).
+    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING: try again), UNAUTHENTICATED (a bearer token is asked
+    for) and INTERNAL (a fault of the service; the message carries the request id).
     """
 
     def Score(self, request, context):
@@ -102,8 +102,8 @@ def add_ScorerServiceServicer_to_server(servicer, server):
 class ScorerService:
     """Scores photographs by measured properties, and compares them with the advisor's reference distribution.
 
-    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING: try again) and INTERNAL (a fault of the service; the
-    message carries the request id).
+    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING: try again), UNAUTHENTICATED (a bearer token is asked
+    for) and INTERNAL (a fault of the service; the message carries the request id).
     """
 
     @staticmethod

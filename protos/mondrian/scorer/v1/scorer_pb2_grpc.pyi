@@ -29,8 +29,8 @@ GRPC_VERSION: str
 class ScorerServiceStub:
     """Scores photographs by measured properties, and compares them with the advisor's reference distribution.
 
-    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING: try again) and INTERNAL (a fault of the service; the
-    message carries the request id).
+    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING: try again), UNAUTHENTICATED (a bearer token is asked
+    for) and INTERNAL (a fault of the service; the message carries the request id).
     """
 
     @_typing.overload
@@ -55,8 +55,8 @@ class ScorerServiceStub:
 class ScorerServiceAsyncStub(ScorerServiceStub):
     """Scores photographs by measured properties, and compares them with the advisor's reference distribution.
 
-    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING: try again) and INTERNAL (a fault of the service; the
-    message carries the request id).
+    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING: try again), UNAUTHENTICATED (a bearer token is asked
+    for) and INTERNAL (a fault of the service; the message carries the request id).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -77,8 +77,8 @@ class ScorerServiceAsyncStub(ScorerServiceStub):
 class ScorerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Scores photographs by measured properties, and compares them with the advisor's reference distribution.
 
-    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING: try again) and INTERNAL (a fault of the service; the
-    message carries the request id).
+    Every rpc can end with UNAVAILABLE (MODEL_LOADING, DRAINING: try again), UNAUTHENTICATED (a bearer token is asked
+    for) and INTERNAL (a fault of the service; the message carries the request id).
     """
 
     @_abc_1.abstractmethod

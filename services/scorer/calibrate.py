@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from services.core.errors import InvalidImage
 from services.core.progress import progress
 from services.scorer import photographs
 from services.scorer.calibration import DEFAULT_PATH, CalibrationError, fit
@@ -36,19 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     color, monochrome = [], []
     with progress("Measuring photographs", len(paths), quiet=options.quiet) as bar:
-        for chunk in photographs.in_chunks(paths, 64):
-            pictures = []
-            for path in chunk:
-                try:
-                    pictures.append(photographs.picture(path.read_bytes()))
-                except (OSError, InvalidImage) as error:
-                    bar.say(f"{path.name} is left out: {error}")
-            for positions in photographs.batches(pictures):
-                batch = [pictures[i] for i in positions]
-                raw, _, color_weight, _ = measure(batch)
-                color.append(raw[color_weight > 0.5])
-                monochrome.append(measure([photographs.grey(picture) for picture in batch])[0])
-            bar.advance(len(chunk))
+        for _, batch in photographs.read_batches(paths, bar):
+            raw, _, color_weight, _ = measure(batch)
+            color.append(raw[color_weight > 0.5])
+            monochrome.append(measure([photographs.grey(picture) for picture in batch])[0])
     source = options.source or f"{len(paths)} photographs of {options.photos.resolve().name}"
     try:
         calibration = fit(np.concatenate(color), np.concatenate(monochrome), source)

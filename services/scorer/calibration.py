@@ -71,7 +71,7 @@ class Calibration:
     def z(self, raw: Floats, color_weight: Floats) -> Floats:
         """Returns z values [B, 8] of raw values [B, 8]; `color_weight` [B] is 0 for monochrome, 1 for colour."""
         weight = color_weight[:, None]
-        return weight * _interpolate(raw, self.color) + (1 - weight) * _interpolate(raw, self.monochrome)
+        return weight * interpolate(raw, self.color) + (1 - weight) * interpolate(raw, self.monochrome)
 
     def to_json(self) -> str:
         """Returns the tables as text, with five significant digits."""
@@ -133,16 +133,20 @@ def fit(color: Floats, monochrome: Floats, source: str) -> Calibration:
     for name, raw in (("colour", color), ("monochrome", monochrome)):
         if len(raw) < LEAST_PHOTOGRAPHS:
             raise CalibrationError(f"{len(raw)} {name} photographs are too few: give {LEAST_PHOTOGRAPHS} or more.")
-        knots = np.quantile(raw, LEVELS, axis=0)
-        span = knots[-1] - knots[0]
-        for column, width in enumerate(span):
-            if width < 1e-6:
-                raise CalibrationError(f"{NAMES[column]} does not vary among the {name} photographs: give others.")
-        # Ties keep a slope of their own, so that the map stays one to one.
-        steps = np.maximum(np.diff(knots, axis=0), span * 1e-4)
+        constant = np.flatnonzero(np.ptp(np.quantile(raw, LEVELS, axis=0), axis=0) < 1e-6)
+        if constant.size:
+            raise CalibrationError(f"{NAMES[constant[0]]} does not vary among the {name} photographs: give others.")
         # Rounded as they are stored, so that a fit and its file give the same scores and the same id.
-        tables.append(_table(_columns(np.concatenate([knots[:1], knots[:1] + steps.cumsum(axis=0)]))))
+        tables.append(_table(_columns(knots_of(raw))))
     return Calibration(tables[0], tables[1], source, len(color))
+
+
+def knots_of(raw: Floats) -> Floats:
+    """Returns the raw values at LEVELS [len(LEVELS), D] of raw values [N, D], increasing down each column."""
+    knots = np.quantile(raw, LEVELS, axis=0)
+    # Ties keep a slope of their own, so that the map stays one to one.
+    steps = np.maximum(np.diff(knots, axis=0), (knots[-1] - knots[0]) * 1e-4)
+    return np.asarray(np.concatenate([knots[:1], knots[:1] + steps.cumsum(axis=0)]))
 
 
 def score(z: Floats) -> Floats:
@@ -154,7 +158,8 @@ def score(z: Floats) -> Floats:
     return np.asarray(5 + np.sign(z) * (straight + tail))
 
 
-def _interpolate(raw: Floats, knots: Floats) -> Floats:
+def interpolate(raw: Floats, knots: Floats) -> Floats:
+    """Returns z values [N, D] of raw values [N, D] by knots [len(LEVELS), D] that increase down each column."""
     z = np.empty_like(raw)
     for column in range(raw.shape[1]):
         x, k = raw[:, column], knots[:, column]

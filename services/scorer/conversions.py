@@ -71,7 +71,7 @@ def _dimension(
             scorer_pb2.Measure(name=name, value=value, unit=DIMENSIONS[index].units[name])
             for name, value in one.values.items()
         ],
-        basis=scorer_pb2.BASIS_MONOCHROME if monochrome else scorer_pb2.BASIS_SIGNAL,
+        basis=_basis(one, monochrome),
     )
     if comparison is not None and advisor is not None:
         message.comparison.CopyFrom(
@@ -87,6 +87,12 @@ def _dimension(
             )
         )
     return message
+
+
+def _basis(one: DimensionScore, monochrome: bool) -> scorer_pb2.Basis.ValueType:
+    if one.second is not None and one.second.by_clip:
+        return scorer_pb2.BASIS_SIGNAL_AND_CLIP
+    return scorer_pb2.BASIS_MONOCHROME if monochrome else scorer_pb2.BASIS_SIGNAL
 
 
 def _distribution(index: int, advisor: AdvisorReferences) -> scorer_pb2.Distribution:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from services.core import images
+from services.core.errors import InvalidImage
 from services.core.images import DEFAULT_LIMITS, EXTENSIONS, ImageLimits
+from services.core.progress import Progress
 from services.scorer.scoring import Picture
 
 _DRAFT = 1024
+_CHUNK = 64
 
 
 def find(folder: Path) -> list[Path]:
@@ -44,19 +47,25 @@ def batches(pictures: Sequence[Picture], size: int = 16) -> Iterator[list[int]]:
             yield positions[start : start + size]
 
 
+def read_batches(paths: Sequence[Path], shown: Progress) -> Iterator[tuple[list[int], list[Picture]]]:
+    """Yields pictures of equal shape with their positions in `paths`, and moves the progress on by one a path.
+
+    What cannot be read is named there and left out.
+    """
+    for start in range(0, len(paths), _CHUNK):
+        pictures, positions = [], []
+        for position, path in enumerate(paths[start : start + _CHUNK], start):
+            try:
+                pictures.append(picture(path.read_bytes()))
+                positions.append(position)
+            except (OSError, InvalidImage) as error:
+                shown.say(f"{path.name} is left out: {error}")
+        for batch in batches(pictures):
+            yield [positions[i] for i in batch], [pictures[i] for i in batch]
+        shown.advance(len(paths[start : start + _CHUNK]))
+
+
 def grey(picture: Picture) -> Picture:
     """Returns the picture in greys of equal luma (Rec. 709)."""
     luma = np.round(picture.pixels @ np.array([0.2126, 0.7152, 0.0722]))
     return Picture(np.repeat(luma[..., None], 3, axis=-1).astype(np.uint8), picture.width, picture.height)
-
-
-def in_chunks(paths: Iterable[Path], size: int) -> Iterator[list[Path]]:
-    """Yields `paths` in lists of at most `size`."""
-    chunk: list[Path] = []
-    for path in paths:
-        chunk.append(path)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

@@ -21,7 +21,7 @@ from services.scorer import profile
 from services.scorer.calibration import Floats
 from services.scorer.dimensions import DIMENSIONS, NAMES
 from services.scorer.profile import Profile
-from services.scorer.scoring import DimensionScore, Scores
+from services.scorer.scoring import DimensionScore, Opinion, Scores, evidence
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,11 @@ def scores_to_json(scores: Scores) -> dict[str, Any]:
             name: [_short(one.score), _short(one.confidence), {key: _short(value) for key, value in one.values.items()}]
             for name, one in zip(NAMES, scores.dimensions, strict=True)
         },
+        "second": {
+            name: [_short(one.second.z), one.second.source]
+            for name, one in zip(NAMES, scores.dimensions, strict=True)
+            if one.second is not None
+        },
     }
 
 
@@ -176,13 +181,16 @@ def scores_from_json(content: Mapping[str, Any]) -> Scores:
         score, confidence, values = content["scores"][dimension.name]
         if set(values) != set(dimension.units):
             raise ValueError(f"the measures of {dimension.name} are not this scorer's")
+        said = content.get("second", {}).get(dimension.name)
+        second = Opinion(float(said[0]), str(said[1])) if said else None
         dimensions.append(
             DimensionScore(
                 float(score),
                 float(confidence),
-                tuple(dimension.evidence(values)),
+                evidence(dimension, values, second),
                 dimension.advice(values),
                 {key: float(value) for key, value in values.items()},
+                second,
             )
         )
     return Scores(tuple(dimensions), float(content["color"]))

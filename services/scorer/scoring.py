@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import hashlib
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,9 @@ from PIL import Image
 
 from services.scorer import calibration as calibrations
 from services.scorer.calibration import Calibration, Floats
-from services.scorer.dimensions import DIMENSIONS
+from services.scorer.clip import Backbone
+from services.scorer.dimensions import DIMENSIONS, Dimension
+from services.scorer.learned import Learned, features
 from services.scorer.measures.planes import LONG_SIDE, normalise
 from services.scorer.measures.scene import Scene
 
@@ -53,6 +56,29 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Opinion:
+    """What was blended with the measures of a dimension."""
+
+    z: float
+    """Standard deviations above the median photograph of the fit."""
+    source: str
+    """"clip prompts", "clip head" or "head" (without CLIP)."""
+
+    @property
+    def by_clip(self) -> bool:
+        """Whether CLIP looked at the photograph."""
+        return self.source.startswith("clip")
+
+    def sentence(self) -> str:
+        """Returns it as evidence."""
+        side = "above" if self.z >= 0 else "below"
+        by = {"clip prompts": "CLIP", "clip head": "A CLIP head fitted on people's ratings"}.get(
+            self.source, "A head fitted on people's ratings"
+        )
+        return f"{by} places it {abs(self.z):.1f} standard deviations {side} the median."
+
+
+@dataclass(frozen=True)
 class DimensionScore:
     """One dimension of one photograph."""
 
@@ -66,6 +92,8 @@ class DimensionScore:
     """What to try."""
     values: dict[str, float]
     """Sub-measures by name, in the units of the dimension."""
+    second: Opinion | None = None
+    """What CLIP or a head said beside the measures; None where the score is the measures' alone."""
 
 
 @dataclass(frozen=True)
@@ -103,28 +131,58 @@ def grade(overall: float) -> str:
 class Scorer:
     """Scores batches of pictures."""
 
-    def __init__(self, calibration: Calibration, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        calibration: Calibration,
+        device: torch.device | str = "cpu",
+        learned: Learned | None = None,
+        backbone: Backbone | None = None,
+    ) -> None:
+        """Takes what is learned with the backbone that it was learned with.
+
+        Raises:
+            ConfigurationError: the two do not belong together.
+        """
+        if learned is not None:
+            learned.check(backbone)
         self._calibration = calibration
         self._device = torch.device(device)
+        self._learned = learned
+        self._backbone = backbone
 
     @property
     def id(self) -> str:
-        """Measures and calibration, as "signal@id": scores compare only where it is equal."""
-        return f"signal@{self._calibration.id}"
+        """Measures and calibration, as "signal@id", "signal+clip@id" or "signal+heads@id": scores compare only where it
+        is equal.
+        """
+        if self._learned is None:
+            return f"signal@{self._calibration.id}"
+        digest = hashlib.sha256(f"{self._calibration.id} {self._learned.digest()}".encode()).hexdigest()[:12]
+        return f"signal+{'clip' if self._backbone is not None else 'heads'}@{digest}"
 
     def score(self, pictures: Sequence[Picture]) -> list[Scores]:
         """Returns the scores of pictures that all have the same shape, in their order."""
         raw, strength, color_weight, values = measure(pictures, self._device)
-        scores = calibrations.score(self._calibration.z(raw, color_weight))
+        z = self._calibration.z(raw, color_weight)
+        opinions: list[list[Opinion | None]] = [[None] * len(DIMENSIONS) for _ in pictures]
+        if self._learned is not None:
+            embeddings = self._backbone.embed([picture.pixels for picture in pictures]) if self._backbone else None
+            second = self._learned.second(features(raw, values), embeddings, color_weight)
+            z, trust = second.blend(z)
+            strength = strength * trust
+            for i, d in np.argwhere(second.weight > 0):
+                opinions[i][d] = Opinion(float(second.z[i, d]), second.sources[d])
+        scores = calibrations.score(z)
         return [
             Scores(
                 tuple(
                     DimensionScore(
                         score=float(scores[i, d]),
                         confidence=float(dimension.prior * strength[i, d] * picture.resolution),
-                        evidence=tuple(dimension.evidence(values[i][d])),
+                        evidence=evidence(dimension, values[i][d], opinions[i][d]),
                         advice=dimension.advice(values[i][d]),
                         values=values[i][d],
+                        second=opinions[i][d],
                     )
                     for d, dimension in enumerate(DIMENSIONS)
                 ),
@@ -132,6 +190,11 @@ class Scorer:
             )
             for i, picture in enumerate(pictures)
         ]
+
+
+def evidence(dimension: Dimension, values: Mapping[str, float], second: Opinion | None) -> tuple[str, ...]:
+    """Returns what was seen of a dimension, the most telling first, what CLIP or a head says last."""
+    return (*dimension.evidence(values), *([second.sentence()] if second else []))
 
 
 def measure(

@@ -8,7 +8,9 @@ from services.core.devices import prepare_device
 from services.core.errors import ConfigurationError, NoRelease, NotReady
 from services.core.releases import ReleaseStore, ReleaseWatcher
 from services.core.settings import available_cpus
+from services.scorer import learned_file
 from services.scorer.calibration import DEFAULT_PATH, Calibration, CalibrationError
+from services.scorer.clip import load_backbone
 from services.scorer.engine import ScoringEngine
 from services.scorer.references import Library, load_library
 from services.scorer.scoring import Scorer, Scores
@@ -19,13 +21,23 @@ def load_scorer(settings: ScorerSettings) -> Scorer:
     """Returns the scorer that the settings describe.
 
     Raises:
-        ConfigurationError: the device is not there, or the calibration cannot be used.
+        ConfigurationError: the device is not there, or the calibration, the CLIP model or the heads cannot be used.
     """
-    device, _ = prepare_device(settings)
+    device, dtype = prepare_device(settings)
     try:
-        return Scorer(Calibration.load(settings.calibration_path or DEFAULT_PATH), device)
+        calibration = Calibration.load(settings.calibration_path or DEFAULT_PATH)
     except CalibrationError as error:
         raise ConfigurationError(str(error)) from error
+    heads = settings.heads_file
+    if heads is None:
+        return Scorer(calibration, device)
+    backbone = load_backbone(settings.clip_path, device, dtype) if settings.clip_path else None
+    if not heads.is_file():
+        raise ConfigurationError(
+            f"{heads} does not exist: fit it with python -m services.scorer.fit --photos DIR"
+            f"{f' --clip-path {settings.clip_path}' if settings.clip_path else ' --ratings FILE.csv'} --out {heads}."
+        )
+    return Scorer(calibration, device, learned_file.read(heads), backbone)
 
 
 class Serving:

@@ -28,10 +28,23 @@ class ScorerSettings(ModelSettings):
     """How many photographs are remembered with their scores, about 8 KB each."""
     calibration_path: Path | None = None
     """A calibration that `python -m services.scorer.calibrate` wrote; unset takes the one that is shipped."""
+    clip_path: Path | None = None
+    """An open_clip folder (open_clip_config.json, open_clip_model.safetensors) that is asked beside the measures; unset
+    scores by measured properties alone."""
+    heads_path: Path | None = None
+    """What `python -m services.scorer.fit` wrote; unset takes scorer_heads.safetensors in clip_path where that is set,
+    else none."""
     poll_s: float = Field(default=1.0, gt=0)
     """Seconds between two looks for a new release."""
     keep_releases: int = Field(default=5, ge=0)
     """How many older releases precompute leaves to roll back to."""
+
+    @property
+    def heads_file(self) -> Path | None:
+        """The file of heads and prompt tables; None where scores are the measures' alone."""
+        if self.heads_path is None and self.clip_path is not None:
+            return self.clip_path / "scorer_heads.safetensors"
+        return self.heads_path
 
     @property
     def releases_root(self) -> Path:

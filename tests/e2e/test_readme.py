@@ -12,13 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pytest
 import skimage.data
 from PIL import Image
 
+from services.core.settings import MINI_DIR
 from tests.e2e.conftest import START_S, Running
 from tests.processes import child_environment
 from tests.readme.tables import README, filled
+from tests.unit.scorer.pictures import smooth
 
 ROOT: Final = README.parent
 TEXT: Final = README.read_text()
@@ -136,11 +139,28 @@ def test_every_mondrian_command_runs(command: str, running: Running, folder: Pat
 
 def test_a_voice_is_trained_and_published(running: Running, folder: Path) -> None:
     critiques(folder)
-    (command,) = commands("python")
+    (command,) = [line for line in commands("python") if "finetune" in line]
     done = shell(command, folder, running, MONDRIAN_CRITIC_ADAPTERS_DIR=str(folder / "adapters"))
     assert done.returncode == 0, done.stderr
     assert "held-out loss" in done.stdout
     assert (folder / "adapters" / "jane" / "adapter_model.safetensors").is_file()
+
+
+def test_heads_are_fitted_on_ratings(running: Running, folder: Path) -> None:
+    (command,) = [line for line in commands("python") if "scorer.fit" in line]
+    (table,) = blocks("csv")
+    (folder / "photos").mkdir()
+    lines = table.splitlines()[:1]
+    for number in range(100):
+        image = smooth(number)
+        image.save(folder / "photos" / f"{number}.png")
+        lines.append(f"{number}.png,,{np.asarray(image)[..., 0].mean()},")
+    (folder / "ratings.csv").write_text("\n".join(lines))
+    (folder / "ViT-B-32").symlink_to(MINI_DIR / "models" / "clip")
+    done = shell(command, folder, running)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^composition +100 .* head$", done.stdout, re.MULTILINE)
+    assert (folder / "heads.safetensors").is_file()
 
 
 def test_up_serves_and_ends_on_a_signal(running: Running, folder: Path) -> None:

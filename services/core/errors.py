@@ -5,6 +5,7 @@
         InvalidImage           the photograph cannot be used
         InvalidText            the words cannot be used
         InvalidEmbedding       the embedding cannot be used
+      AdvisorNotFound, ReferenceNotFound, ModelNotFound
       Unauthenticated          the caller shows no token that is accepted
       AdvisorNotFound, ReferenceNotFound
       EncoderMismatch          the embedding belongs to another encoder's space
@@ -88,6 +89,10 @@ class ReferenceNotFound(MondrianError):
     """No such reference in the release."""
 
 
+class ModelNotFound(MondrianError):
+    """The service has no such model, or not in that version."""
+
+
 class EncoderMismatch(MondrianError):
     """The embedding was made by another encoder."""
 
@@ -160,6 +165,7 @@ TABLE: Final[dict[type[MondrianError], Row]] = {
     Unauthenticated: Row(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
     AdvisorNotFound: Row(grpc.StatusCode.NOT_FOUND, "ADVISOR_NOT_FOUND"),
     ReferenceNotFound: Row(grpc.StatusCode.NOT_FOUND, "REFERENCE_NOT_FOUND"),
+    ModelNotFound: Row(grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND"),
     EncoderMismatch: Row(grpc.StatusCode.FAILED_PRECONDITION, "ENCODER_MISMATCH"),
     Overloaded: Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"),
     DeviceMemory: Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "DEVICE_MEMORY"),

@@ -20,7 +20,14 @@ log = logging.getLogger("mondrian.rpc")
 REQUEST_ID: Final = "x-request-id"
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 # Probes come every few seconds and would bury the calls that matter.
-_QUIET: Final = ("/grpc.health.", "/grpc.reflection.", "/grpc.channelz.")
+_QUIET: Final = (
+    "/grpc.health.",
+    "/grpc.reflection.",
+    "/grpc.channelz.",
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ServerReady",
+    "/inference.GRPCInferenceService/ModelReady",
+)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

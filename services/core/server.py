@@ -67,6 +67,15 @@ class Drains(Protocol):
         """Lets those calls end soon, and well: nothing new is begun, what was begun is finished."""
 
 
+@runtime_checkable
+class ServesMore(Protocol):
+    """A component that answers other gRPC services beside its own, on the same port and with the same health."""
+
+    @property
+    def further_names(self) -> tuple[str, ...]:
+        """Their full names."""
+
+
 class RunningServer:
     """A component behind a listening server; an async context manager."""
 
@@ -83,6 +92,11 @@ class RunningServer:
         self._heartbeat: asyncio.Task[None] | None = None
 
     @property
+    def _names(self) -> tuple[str, ...]:
+        further = self.component.further_names if isinstance(self.component, ServesMore) else ()
+        return (self.component.service_name, *further)
+
+    @property
     def address(self) -> str:
         """Where a client reaches the server, as host:port."""
         return f"{self.settings.host}:{self.port}"
@@ -96,8 +110,8 @@ class RunningServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         channelz.add_channelz_servicer(self._server)
         self.component.register(self._server)
-        name = self.component.service_name
-        reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        reflected = (*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(reflected, self._server)
         await self._set(_Status.NOT_SERVING)
         await self._health.set(LIVENESS, _Status.SERVING)
         settings = self.settings
@@ -135,8 +149,8 @@ class RunningServer:
         log.info("%s serves on %s", self.component.service_name, self.address)
 
     async def _set(self, status: int) -> None:
-        await self._health.set(self.component.service_name, status)
-        await self._health.set("", status)
+        for name in (*self._names, ""):
+            await self._health.set(name, status)
 
     async def _watch(self) -> None:
         healthy = True

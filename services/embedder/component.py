@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Final
 
 import grpc.aio
+from inference import open_inference_pb2, open_inference_pb2_grpc
 from mondrian.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 
 from services.embedder.encoder import Encoder
+from services.embedder.open_inference import OpenInferenceServicer
 from services.embedder.servicer import EmbedderServicer
 from services.embedder.serving import Serving
 from services.embedder.settings import EmbedderSettings
@@ -25,14 +27,16 @@ class EmbedderComponent:
     """A services.core.server.Component."""
 
     service_name: Final[str] = embedder_pb2.DESCRIPTOR.services_by_name["EmbedderService"].full_name
+    further_names: Final = (open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,)
 
     def __init__(self, settings: EmbedderSettings, make_encoder: Callable[[EmbedderSettings], Encoder] = _clip) -> None:
         self.serving = Serving(settings)
         self._make_encoder = make_encoder
 
     def register(self, server: grpc.aio.Server) -> None:
-        """Adds the servicer; until the encoder is loaded it answers UNAVAILABLE."""
+        """Adds the servicers; until the encoder is loaded it answers UNAVAILABLE."""
         embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(EmbedderServicer(self.serving), server)
+        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(OpenInferenceServicer(self.serving), server)
 
     async def start(self) -> None:
         """Loads and warms up; see Serving.load."""

@@ -52,6 +52,10 @@ class _Text:
     tokens: Tokens
 
 
+def nothing_known(_: str) -> None:
+    """Returns None: what is known of a photograph where no release is served."""
+
+
 class EmbeddingEngine:
     """Runs an encoder for many callers. Its coroutines belong to one event loop.
 

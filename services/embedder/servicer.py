@@ -16,7 +16,7 @@ from services.core.errors import EncoderMismatch, InvalidArgument
 from services.core.pages import page
 from services.embedder.conversions import advisor_message, embedding_message, reference_message, timings_message
 from services.embedder.encoder import Vector
-from services.embedder.engine import Embedded
+from services.embedder.engine import Embedded, nothing_known
 from services.embedder.index import MAX_TOP_K, unit_vector
 from services.embedder.references import Neighbor, References
 from services.embedder.selection import Filter
@@ -114,7 +114,7 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         """Returns the embedding of the request's photograph or text; None where it has neither."""
         engine = self._serving.engine()
         if request.HasField("image"):
-            known = references.embedding_of if references else _unknown
+            known = references.embedding_of if references else nothing_known
             return await engine.photograph(request.image.content, deadline=deadline_of(context), known=known)
         if request.HasField("text"):
             return await engine.text(request.text, deadline=deadline_of(context))
@@ -168,7 +168,3 @@ def _require_reference_id(reference_id: str, field: str) -> None:
         raise InvalidArgument(
             "A reference's id is 64 lower-case hex characters, as SearchReferences returns it.", field=field
         )
-
-
-def _unknown(_: str) -> None:
-    return None

@@ -69,6 +69,16 @@ class Serving:
         """Whether the model's thread runs, or is not needed yet."""
         return self._engine is None or self._engine.alive
 
+    @property
+    def ready(self) -> bool:
+        """Whether the encoder is loaded and its thread runs."""
+        return self._engine is not None and self._engine.alive
+
+    @property
+    def max_batch(self) -> int:
+        """The greatest number of photographs that one request may hold: what the encoder runs at once."""
+        return self._settings.max_batch
+
     def engine(self) -> EmbeddingEngine:
         """Returns the engine.
 

@@ -203,11 +203,12 @@ def test_every_grpcurl_command_runs_through_reflection(command: str, running: Ru
     assert expected.get(last, "similarity") in done.stdout
 
 
-def test_the_python_example_runs(running: Running, folder: Path) -> None:
-    (example,) = blocks("python")
-    address = running.processes["gateway"].address
+def run_example(example: str, running: Running, folder: Path) -> str:
+    """Runs a Python block of README against the running services and returns what it printed."""
+    for service, port in (("gateway", PORT), ("embedder", "50051")):
+        example = example.replace(f"127.0.0.1:{port}", running.processes[service].address)
     done = subprocess.run(
-        [sys.executable, "-c", example.replace(f"127.0.0.1:{PORT}", address)],
+        [sys.executable, "-c", example],
         cwd=folder,
         env=child_environment({}),
         capture_output=True,
@@ -216,7 +217,18 @@ def test_the_python_example_runs(running: Running, folder: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert len(re.findall(r"^ ?\d+\.\d  DIMENSION_", done.stdout, re.MULTILINE)) == 8
+    return done.stdout
+
+
+def test_the_python_example_runs(running: Running, folder: Path) -> None:
+    printed = run_example(blocks("python")[0], running, folder)
+    assert len(re.findall(r"^ ?\d+\.\d  DIMENSION_", printed, re.MULTILINE)) == 8
+
+
+def test_the_example_with_the_client_of_triton_runs(running: Running, folder: Path) -> None:
+    _, example = blocks("python")
+    printed = run_example(example, running, folder)
+    assert re.fullmatch(r"mini-clip: \(2, 512\), cosine -?[01]\.\d\d\n", printed)
 
 
 def test_links_lead_somewhere() -> None:

@@ -63,8 +63,12 @@ class Service:
             running(self.component, self.settings) as address,
             grpc.aio.insecure_channel(address, options=channel_options()) as channel,
         ):
-            self.stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
+            self.connect(channel)
             yield self
+
+    def connect(self, channel: grpc.aio.Channel) -> None:
+        """Makes the client."""
+        self.stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
 
     async def search(self, **fields: Any) -> embedder_pb2.SearchReferencesResponse:
         return await self.stub.SearchReferences(embedder_pb2.SearchReferencesRequest(**fields), timeout=30)

@@ -32,6 +32,7 @@ EXPECTED_CODES = {
     "Unauthenticated": "UNAUTHENTICATED",
     "AdvisorNotFound": "NOT_FOUND",
     "ReferenceNotFound": "NOT_FOUND",
+    "ModelNotFound": "NOT_FOUND",
     "EncoderMismatch": "FAILED_PRECONDITION",
     "Overloaded": "RESOURCE_EXHAUSTED",
     "DeviceMemory": "RESOURCE_EXHAUSTED",

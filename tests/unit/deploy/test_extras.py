@@ -16,7 +16,7 @@ from tests.unit.deploy.conftest import SERVICES
 
 # Model services alone call what imports these in core, and only when they do.
 LAZY_IN_CORE = {"torch", "torchvision"}
-OWN = {"services", "mondrian", "deploy"}
+OWN = {"services", "mondrian", "inference", "deploy"}
 
 
 def imported(folder: Path) -> set[str]:

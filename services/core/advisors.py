@@ -11,7 +11,6 @@ name files of the photographs' folder and nothing else, and what does not fit en
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,9 +19,9 @@ import yaml
 from mondrian.types.v1 import types_pb2
 
 from services.core.errors import ConfigurationError
+from services.core.identifiers import ADVISOR_ID
 from services.core.images import EXTENSIONS
 
-ID_PATTERN: Final = re.compile(r"[a-z0-9-]{1,64}")
 DIMENSIONS: Final = tuple(
     value.name.removeprefix("DIMENSION_").lower()
     for value in types_pb2.Dimension.DESCRIPTOR.values
@@ -121,7 +120,7 @@ def require_id(advisor_id: str, where: str = "The advisor id") -> str:
     Raises:
         ConfigurationError: it is not 1 to 64 characters of a-z, 0-9 and the hyphen.
     """
-    if not ID_PATTERN.fullmatch(advisor_id):
+    if not ADVISOR_ID.fullmatch(advisor_id):
         raise ConfigurationError(
             f"{where} {advisor_id[:80]!r} does not fit: use 1 to 64 characters of a-z, 0-9 and '-', like 'ansel'."
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -15,7 +14,6 @@ from services.critic.engine import Completed, Finish
 from services.critic.sampling import SamplingParams
 from services.critic.settings import CriticSettings
 
-_ADVISOR: Final = re.compile(r"[a-z0-9-]{0,64}")
 _MAX_REFERENCES: Final = 8
 _MAX_FINDINGS: Final = 16
 _FINISH: Final = {
@@ -28,15 +26,6 @@ _STATE: Final = {
     State.REFUSED: critic_pb2.ADAPTER_STATE_REFUSED,
     State.DRAINING: critic_pb2.ADAPTER_STATE_DRAINING,
 }
-
-
-def check_advisor(advisor: str) -> str:
-    """Returns the advisor's id. Raises `InvalidArgument` where it can be none."""
-    if not _ADVISOR.fullmatch(advisor):
-        raise InvalidArgument(
-            "advisor is an id of 1 to 64 of a-z, 0-9 and -, or empty for the base model.", field="advisor"
-        )
-    return advisor
 
 
 def sampling_params(config: critic_pb2.GenerationConfig, settings: CriticSettings) -> SamplingParams:

@@ -10,12 +10,12 @@ import grpc.aio
 from mondrian.critic.v1 import critic_pb2, critic_pb2_grpc
 
 from services.core.deadlines import deadline_of
+from services.core.identifiers import asked_advisor
 from services.core.pages import page
 from services.critic import metrics
 from services.critic.conversions import (
     adapter_message,
     authorship,
-    check_advisor,
     completion,
     grounding_text,
     grounding_titles,
@@ -78,7 +78,7 @@ class CriticServicer(critic_pb2_grpc.CriticServiceServicer):
         deadline = deadline_of(context)
         return Asked(
             content=request.image.content,
-            advisor=check_advisor(request.advisor),
+            advisor=asked_advisor(request.advisor, required=False),
             instruction=request.instruction,
             context=grounding_text(request.grounding),
             titles=tuple(grounding_titles(request.grounding)),

@@ -13,6 +13,7 @@ from mondrian.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 
 from services.core.deadlines import deadline_of
 from services.core.errors import EncoderMismatch, InvalidArgument
+from services.core.identifiers import asked_advisor
 from services.core.pages import page
 from services.embedder.conversions import advisor_message, embedding_message, reference_message, timings_message
 from services.embedder.encoder import Vector
@@ -52,8 +53,9 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         """Returns the references that are most similar to the query."""
         started = time.perf_counter()
         top_k = _top_k(request.top_k)
+        advisor = asked_advisor(request.advisor, required=False)
         references = self._serving.references()
-        references.require_advisor(request.advisor)
+        references.require_advisor(advisor)
         only = _filter(request)
         diversity = _diversity(request.diversity)
         embedded = await self._embedded(request, context, references)
@@ -62,9 +64,7 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         search_started = time.perf_counter()
 
         def search() -> list[tuple[Neighbor, bytes]]:
-            found = references.nearest(
-                query, top_k, advisor=request.advisor, without=without, diversity=diversity, only=only
-            )
+            found = references.nearest(query, top_k, advisor=advisor, without=without, diversity=diversity, only=only)
             wanted = request.include_thumbnails
             return [(one, references.catalogue.thumbnail(one.reference.entry.id) if wanted else b"") for one in found]
 
@@ -95,9 +95,10 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         self, request: embedder_pb2.GetReferenceRequest, context: Context
     ) -> embedder_pb2.GetReferenceResponse:
         """Returns one reference with its metadata and thumbnail."""
-        references = self._serving.references()
         _require_reference_id(request.id, "id")
-        record = references.reference(request.id, request.advisor)
+        advisor = asked_advisor(request.advisor, required=False)
+        references = self._serving.references()
+        record = references.reference(request.id, advisor)
         return embedder_pb2.GetReferenceResponse(
             reference=reference_message(record, references.catalogue.thumbnail(request.id)),
             embedding=embedding_message(references.stored(request.id)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
@@ -10,6 +9,7 @@ from mondrian.critic.v1 import critic_pb2
 from mondrian.gateway.v1 import gateway_pb2
 
 from services.core.errors import InvalidArgument, InvalidImage
+from services.core.identifiers import asked_advisor
 
 Mode: TypeAlias = gateway_pb2.Mode.ValueType
 Part: TypeAlias = gateway_pb2.Part.ValueType
@@ -31,7 +31,6 @@ READING_ORDER: Final = (REFERENCES, SCORES, CRITIQUE)
 MAX_TOP_K: Final = 100
 MAX_INSTRUCTION_CHARS: Final = 1_000
 MAX_KEY_CHARS: Final = 256
-_ADVISOR: Final = re.compile(r"[a-z0-9-]{1,64}")
 
 
 def validate(request: gateway_pb2.AnalyzeRequest) -> None:
@@ -47,13 +46,7 @@ def validate(request: gateway_pb2.AnalyzeRequest) -> None:
         raise InvalidImage(
             "The photograph is missing; send the bytes of its file.", reason="IMAGE_EMPTY", field="image.content"
         )
-    if not request.advisor:
-        raise InvalidArgument("Name an advisor; ListAdvisors shows which there are.", field="advisor")
-    if not _ADVISOR.fullmatch(request.advisor):
-        raise InvalidArgument(
-            "An advisor's id has 1 to 64 characters, each a-z, 0-9 or a hyphen; ListAdvisors shows which there are.",
-            field="advisor",
-        )
+    asked_advisor(request.advisor, required=True)
     if not 0 <= request.top_k <= MAX_TOP_K:
         raise InvalidArgument(
             f"top_k must be 1 to {MAX_TOP_K}, or 0 for the default of 3; it is {request.top_k}.", field="top_k"

@@ -9,7 +9,7 @@ import grpc.aio
 from mondrian.scorer.v1 import scorer_pb2, scorer_pb2_grpc
 
 from services.core.deadlines import deadline_of
-from services.core.errors import InvalidArgument
+from services.core.identifiers import asked_advisor
 from services.scorer.conversions import profile_response, score_response
 from services.scorer.serving import Serving
 
@@ -27,8 +27,9 @@ class ScorerServicer(scorer_pb2_grpc.ScorerServiceServicer):
         started = time.perf_counter()
         engine = self._serving.engine()
         # Looked up first: an advisor that is not there costs no decoding.
-        library = self._serving.library() if request.advisor else None
-        advisor = library.advisor(request.advisor) if library else None
+        asked = asked_advisor(request.advisor, required=False)
+        library = self._serving.library() if asked else None
+        advisor = library.advisor(asked) if library else None
         scored = await engine.score(request.image.content, deadline=deadline_of(context), known=self._serving.scores_of)
         return score_response(
             scored,
@@ -42,7 +43,6 @@ class ScorerServicer(scorer_pb2_grpc.ScorerServiceServicer):
         self, request: scorer_pb2.GetProfileRequest, context: Context
     ) -> scorer_pb2.GetProfileResponse:
         """Returns an advisor's reference distribution."""
-        if not request.advisor:
-            raise InvalidArgument("No advisor is named: set advisor, for example to 'ansel'.", field="advisor")
+        asked = asked_advisor(request.advisor, required=True)
         library = self._serving.library()
-        return profile_response(library.advisor(request.advisor), library.release_id)
+        return profile_response(library.advisor(asked), library.release_id)

@@ -28,6 +28,7 @@ from services.embedder.precomputation import precompute
 from services.embedder.settings import EmbedderSettings
 from tests.fakes.encoder import FakeEncoder
 from tests.fakes.open_clip_folder import write_folder
+from tests.integration.fields import field_of
 from tests.unit.embedder.pictures import advisor_folder, encoded, photograph, picture
 
 Code = grpc.StatusCode
@@ -274,7 +275,7 @@ SEARCH_FAILURES: dict[str, tuple[dict[str, Any], grpc.StatusCode, str]] = {
     "bad photograph": ({"image": image(b"x")}, Code.INVALID_ARGUMENT, "IMAGE_UNDECODABLE"),
     "empty text": ({"text": ""}, Code.INVALID_ARGUMENT, "TEXT_INVALID"),
     "unknown advisor": ({"advisor": "nobody", "text": "x"}, Code.NOT_FOUND, "ADVISOR_NOT_FOUND"),
-    "hostile advisor": ({"advisor": "../../etc", "text": "x"}, Code.NOT_FOUND, "ADVISOR_NOT_FOUND"),
+    "malformed advisor": ({"advisor": "../../etc", "text": "x"}, Code.INVALID_ARGUMENT, "INVALID_ARGUMENT"),
     "unknown reference": ({"reference_id": "0" * 64}, Code.NOT_FOUND, "REFERENCE_NOT_FOUND"),
     "no id": ({"reference_id": "../x"}, Code.INVALID_ARGUMENT, "INVALID_ARGUMENT"),
     "negative top_k": ({"text": "x", "top_k": -1}, Code.INVALID_ARGUMENT, "INVALID_ARGUMENT"),
@@ -344,6 +345,7 @@ async def test_a_reference_comes_with_thumbnail_and_embedding(service: Service) 
         ("0" * 64, "", Code.NOT_FOUND, "REFERENCE_NOT_FOUND"),
         (sha256(photograph(0)), "okeefe", Code.NOT_FOUND, "REFERENCE_NOT_FOUND"),
         (sha256(photograph(0)), "nobody", Code.NOT_FOUND, "ADVISOR_NOT_FOUND"),
+        (sha256(photograph(0)), "Ansel", Code.INVALID_ARGUMENT, "INVALID_ARGUMENT"),
         ("abc", "", Code.INVALID_ARGUMENT, "INVALID_ARGUMENT"),
         ("A" * 64, "", Code.INVALID_ARGUMENT, "INVALID_ARGUMENT"),
     ],
@@ -353,6 +355,14 @@ async def test_a_reference_that_is_not_there(
 ) -> None:
     request = embedder_pb2.GetReferenceRequest(id=identity, advisor=advisor)
     await refused(service.stub.GetReference(request), code, reason)
+
+
+async def test_a_malformed_advisor_is_named_as_the_field_at_fault(service: Service) -> None:
+    request = embedder_pb2.GetReferenceRequest(id=sha256(photograph(0)), advisor="a" * 65)
+    for call in (service.search(advisor="An Sel", text="x"), service.stub.GetReference(request)):
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await call
+        assert (failed.value.code(), field_of(failed.value)) == (Code.INVALID_ARGUMENT, "advisor")
 
 
 # Releases

@@ -28,6 +28,7 @@ from services.scorer.dimensions import DIMENSIONS, NAMES
 from services.scorer.precomputation import precompute
 from services.scorer.scoring import Picture, Scorer, Scores
 from services.scorer.settings import ScorerSettings
+from tests.integration.fields import field_of
 from tests.unit.scorer.pictures import advisor_folder, encoded, photograph, smooth
 
 Code = grpc.StatusCode
@@ -204,7 +205,13 @@ async def test_advisors_that_are_not_there(service: Service) -> None:
     error = await _refused(service.score(encoded(smooth(1)), "weston"), Code.NOT_FOUND, "ADVISOR_NOT_FOUND")
     assert "there are: ansel, okeefe" in str(error.details())
     await _refused(service.profile("weston"), Code.NOT_FOUND, "ADVISOR_NOT_FOUND")
-    await _refused(service.profile(""), Code.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+
+
+async def test_an_advisor_that_can_be_none_is_refused_as_the_field_at_fault(service: Service) -> None:
+    photo = encoded(smooth(1))
+    for call in (service.score(photo, "../x"), service.profile("An Sel"), service.profile("")):
+        error = await _refused(call, Code.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+        assert field_of(error) == "advisor"
 
 
 async def test_few_references_make_no_claims(service: Service) -> None:

@@ -8,10 +8,7 @@ from typing import Any, TypeVar
 
 import grpc.aio
 import pytest
-from google.rpc import error_details_pb2
 from mondrian.gateway.v1 import gateway_pb2
-
-from services.core.errors import rpc_status_of
 
 T = TypeVar("T")
 
@@ -33,15 +30,6 @@ async def refused(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return caught.value
-
-
-def field_of(error: grpc.aio.AioRpcError) -> str:
-    """Returns the field that a BadRequest names; empty without one."""
-    bad = error_details_pb2.BadRequest()
-    for detail in rpc_status_of(error).details:
-        if detail.Unpack(bad):
-            return str(bad.field_violations[0].field)
-    return ""
 
 
 async def events_of(call: AsyncIterable[T]) -> list[T]:

@@ -19,6 +19,7 @@ from services.core.errors import (
 )
 from tests.fakes.backends import PHOTOGRAPH
 from tests.fakes.system import System, analyze_request
+from tests.integration.fields import field_of
 from tests.integration.gateway.calls import (
     CRITIQUE,
     LORA,
@@ -27,7 +28,6 @@ from tests.integration.gateway.calls import (
     SCORES,
     SOON,
     events_of,
-    field_of,
     refused,
 )
 

@@ -24,12 +24,12 @@ from services.core.errors import (
 from services.gateway.settings import GatewaySettings
 from tests.fakes.backends import FakeCritic, FakeEmbedder, FakeScorer
 from tests.fakes.system import System, analyze_request, gateway_at, served, system
+from tests.integration.fields import field_of
 from tests.integration.gateway.calls import (
     CRITIQUE,
     LORA,
     SCORES,
     SOON,
-    field_of,
     free_port,
     refused,
 )

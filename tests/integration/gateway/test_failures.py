@@ -24,6 +24,7 @@ from services.core.errors import (
     rpc_status_of,
 )
 from tests.fakes.system import System, analyze_request
+from tests.integration.fields import field_of
 from tests.integration.gateway.calls import (
     CLIP,
     COMBINED,
@@ -31,7 +32,6 @@ from tests.integration.gateway.calls import (
     LORA,
     PARTS_OF,
     SOON,
-    field_of,
     refused,
 )
 

@@ -66,10 +66,10 @@ class CriticServiceServicer:
         """Returns a whole critique.
 
         INVALID_ARGUMENT when the photograph cannot be decoded or exceeds the limits (IMAGE_EMPTY, IMAGE_UNDECODABLE,
-        IMAGE_TRUNCATED, IMAGE_TOO_LARGE, IMAGE_ASPECT_RATIO) or an option is out of range; RESOURCE_EXHAUSTED when no
-        place is free (OVERLOADED with RetryInfo) or the device is out of memory (DEVICE_MEMORY); DEADLINE_EXCEEDED when
-        the deadline passes while waiting or generating (QUEUED_TOO_LONG). An advisor without an adapter is answered by
-        the base model, and the response says so.
+        IMAGE_TRUNCATED, IMAGE_TOO_LARGE, IMAGE_ASPECT_RATIO), the advisor is no id or an option is out of range;
+        RESOURCE_EXHAUSTED when no place is free (OVERLOADED with RetryInfo) or the device is out of memory
+        (DEVICE_MEMORY); DEADLINE_EXCEEDED when the deadline passes while waiting or generating (QUEUED_TOO_LONG). An
+        advisor without an adapter is answered by the base model, and the response says so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

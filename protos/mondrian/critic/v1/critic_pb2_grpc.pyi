@@ -41,10 +41,10 @@ class CriticServiceStub:
     """Returns a whole critique.
 
     INVALID_ARGUMENT when the photograph cannot be decoded or exceeds the limits (IMAGE_EMPTY, IMAGE_UNDECODABLE,
-    IMAGE_TRUNCATED, IMAGE_TOO_LARGE, IMAGE_ASPECT_RATIO) or an option is out of range; RESOURCE_EXHAUSTED when no
-    place is free (OVERLOADED with RetryInfo) or the device is out of memory (DEVICE_MEMORY); DEADLINE_EXCEEDED when
-    the deadline passes while waiting or generating (QUEUED_TOO_LONG). An advisor without an adapter is answered by
-    the base model, and the response says so.
+    IMAGE_TRUNCATED, IMAGE_TOO_LARGE, IMAGE_ASPECT_RATIO), the advisor is no id or an option is out of range;
+    RESOURCE_EXHAUSTED when no place is free (OVERLOADED with RetryInfo) or the device is out of memory
+    (DEVICE_MEMORY); DEADLINE_EXCEEDED when the deadline passes while waiting or generating (QUEUED_TOO_LONG). An
+    advisor without an adapter is answered by the base model, and the response says so.
     """
     StreamCritique: _grpc.UnaryStreamMultiCallable[_critic_pb2.StreamCritiqueRequest, _critic_pb2.StreamCritiqueResponse]
     """Streams a critique as it is written.
@@ -73,10 +73,10 @@ class CriticServiceAsyncStub(CriticServiceStub):
     """Returns a whole critique.
 
     INVALID_ARGUMENT when the photograph cannot be decoded or exceeds the limits (IMAGE_EMPTY, IMAGE_UNDECODABLE,
-    IMAGE_TRUNCATED, IMAGE_TOO_LARGE, IMAGE_ASPECT_RATIO) or an option is out of range; RESOURCE_EXHAUSTED when no
-    place is free (OVERLOADED with RetryInfo) or the device is out of memory (DEVICE_MEMORY); DEADLINE_EXCEEDED when
-    the deadline passes while waiting or generating (QUEUED_TOO_LONG). An advisor without an adapter is answered by
-    the base model, and the response says so.
+    IMAGE_TRUNCATED, IMAGE_TOO_LARGE, IMAGE_ASPECT_RATIO), the advisor is no id or an option is out of range;
+    RESOURCE_EXHAUSTED when no place is free (OVERLOADED with RetryInfo) or the device is out of memory
+    (DEVICE_MEMORY); DEADLINE_EXCEEDED when the deadline passes while waiting or generating (QUEUED_TOO_LONG). An
+    advisor without an adapter is answered by the base model, and the response says so.
     """
     StreamCritique: _aio.UnaryStreamMultiCallable[_critic_pb2.StreamCritiqueRequest, _critic_pb2.StreamCritiqueResponse]  # type: ignore[assignment]
     """Streams a critique as it is written.
@@ -108,10 +108,10 @@ class CriticServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns a whole critique.
 
         INVALID_ARGUMENT when the photograph cannot be decoded or exceeds the limits (IMAGE_EMPTY, IMAGE_UNDECODABLE,
-        IMAGE_TRUNCATED, IMAGE_TOO_LARGE, IMAGE_ASPECT_RATIO) or an option is out of range; RESOURCE_EXHAUSTED when no
-        place is free (OVERLOADED with RetryInfo) or the device is out of memory (DEVICE_MEMORY); DEADLINE_EXCEEDED when
-        the deadline passes while waiting or generating (QUEUED_TOO_LONG). An advisor without an adapter is answered by
-        the base model, and the response says so.
+        IMAGE_TRUNCATED, IMAGE_TOO_LARGE, IMAGE_ASPECT_RATIO), the advisor is no id or an option is out of range;
+        RESOURCE_EXHAUSTED when no place is free (OVERLOADED with RetryInfo) or the device is out of memory
+        (DEVICE_MEMORY); DEADLINE_EXCEEDED when the deadline passes while waiting or generating (QUEUED_TOO_LONG). An
+        advisor without an adapter is answered by the base model, and the response says so.
         """
 
     @_abc_1.abstractmethod

@@ -104,7 +104,7 @@ class SearchReferencesRequest(_message.Message):
     DIVERSITY_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     advisor: _builtins.str
-    """The advisor whose references are searched; empty searches every advisor."""
+    """The advisor whose references are searched: [a-z0-9-], 1 to 64 characters; empty searches every advisor."""
     text: _builtins.str
     """Words, 1 to 1,000 characters."""
     reference_id: _builtins.str
@@ -388,7 +388,7 @@ class GetReferenceRequest(_message.Message):
     id: _builtins.str
     """The reference's id, 64 hex characters."""
     advisor: _builtins.str
-    """The advisor it belongs to; empty finds it in any (the first by id)."""
+    """The advisor it belongs to: [a-z0-9-], 1 to 64 characters; empty finds it in any (the first by id)."""
     def __init__(
         self,
         *,

@@ -85,9 +85,9 @@ class EmbedderServiceServicer:
         """Returns the references that are most similar to the query, nearest first.
 
         INVALID_ARGUMENT as for Embed, for an embedding of the wrong length or with a value that is not finite
-        (EMBEDDING_INVALID), and for top_k, diversity or a filter out of range; NOT_FOUND for an unknown advisor
-        (ADVISOR_NOT_FOUND) or reference (REFERENCE_NOT_FOUND); FAILED_PRECONDITION when the embedding comes from another
-        encoder (ENCODER_MISMATCH); UNAVAILABLE when nothing has been pre-computed yet (NO_RELEASE).
+        (EMBEDDING_INVALID), for an advisor that is no id, and for top_k, diversity or a filter out of range; NOT_FOUND for
+        an unknown advisor (ADVISOR_NOT_FOUND) or reference (REFERENCE_NOT_FOUND); FAILED_PRECONDITION when the embedding
+        comes from another encoder (ENCODER_MISMATCH); UNAVAILABLE when nothing has been pre-computed yet (NO_RELEASE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,7 +105,8 @@ class EmbedderServiceServicer:
     def GetReference(self, request, context):
         """Returns one reference with its metadata and thumbnail.
 
-        NOT_FOUND (REFERENCE_NOT_FOUND); INVALID_ARGUMENT for an id that is not 64 hex characters; UNAVAILABLE (NO_RELEASE).
+        INVALID_ARGUMENT for an id that is not 64 hex characters or an advisor that is no id; NOT_FOUND
+        (REFERENCE_NOT_FOUND, ADVISOR_NOT_FOUND); UNAVAILABLE (NO_RELEASE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

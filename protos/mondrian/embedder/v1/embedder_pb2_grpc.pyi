@@ -49,9 +49,9 @@ class EmbedderServiceStub:
     """Returns the references that are most similar to the query, nearest first.
 
     INVALID_ARGUMENT as for Embed, for an embedding of the wrong length or with a value that is not finite
-    (EMBEDDING_INVALID), and for top_k, diversity or a filter out of range; NOT_FOUND for an unknown advisor
-    (ADVISOR_NOT_FOUND) or reference (REFERENCE_NOT_FOUND); FAILED_PRECONDITION when the embedding comes from another
-    encoder (ENCODER_MISMATCH); UNAVAILABLE when nothing has been pre-computed yet (NO_RELEASE).
+    (EMBEDDING_INVALID), for an advisor that is no id, and for top_k, diversity or a filter out of range; NOT_FOUND for
+    an unknown advisor (ADVISOR_NOT_FOUND) or reference (REFERENCE_NOT_FOUND); FAILED_PRECONDITION when the embedding
+    comes from another encoder (ENCODER_MISMATCH); UNAVAILABLE when nothing has been pre-computed yet (NO_RELEASE).
     """
     ListAdvisors: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.ListAdvisorsRequest, _embedder_pb2.ListAdvisorsResponse]
     """Lists the advisors of the release, by id.
@@ -61,7 +61,8 @@ class EmbedderServiceStub:
     GetReference: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.GetReferenceRequest, _embedder_pb2.GetReferenceResponse]
     """Returns one reference with its metadata and thumbnail.
 
-    NOT_FOUND (REFERENCE_NOT_FOUND); INVALID_ARGUMENT for an id that is not 64 hex characters; UNAVAILABLE (NO_RELEASE).
+    INVALID_ARGUMENT for an id that is not 64 hex characters or an advisor that is no id; NOT_FOUND
+    (REFERENCE_NOT_FOUND, ADVISOR_NOT_FOUND); UNAVAILABLE (NO_RELEASE).
     """
 
 @_typing.type_check_only
@@ -85,9 +86,9 @@ class EmbedderServiceAsyncStub(EmbedderServiceStub):
     """Returns the references that are most similar to the query, nearest first.
 
     INVALID_ARGUMENT as for Embed, for an embedding of the wrong length or with a value that is not finite
-    (EMBEDDING_INVALID), and for top_k, diversity or a filter out of range; NOT_FOUND for an unknown advisor
-    (ADVISOR_NOT_FOUND) or reference (REFERENCE_NOT_FOUND); FAILED_PRECONDITION when the embedding comes from another
-    encoder (ENCODER_MISMATCH); UNAVAILABLE when nothing has been pre-computed yet (NO_RELEASE).
+    (EMBEDDING_INVALID), for an advisor that is no id, and for top_k, diversity or a filter out of range; NOT_FOUND for
+    an unknown advisor (ADVISOR_NOT_FOUND) or reference (REFERENCE_NOT_FOUND); FAILED_PRECONDITION when the embedding
+    comes from another encoder (ENCODER_MISMATCH); UNAVAILABLE when nothing has been pre-computed yet (NO_RELEASE).
     """
     ListAdvisors: _aio.UnaryUnaryMultiCallable[_embedder_pb2.ListAdvisorsRequest, _embedder_pb2.ListAdvisorsResponse]  # type: ignore[assignment]
     """Lists the advisors of the release, by id.
@@ -97,7 +98,8 @@ class EmbedderServiceAsyncStub(EmbedderServiceStub):
     GetReference: _aio.UnaryUnaryMultiCallable[_embedder_pb2.GetReferenceRequest, _embedder_pb2.GetReferenceResponse]  # type: ignore[assignment]
     """Returns one reference with its metadata and thumbnail.
 
-    NOT_FOUND (REFERENCE_NOT_FOUND); INVALID_ARGUMENT for an id that is not 64 hex characters; UNAVAILABLE (NO_RELEASE).
+    INVALID_ARGUMENT for an id that is not 64 hex characters or an advisor that is no id; NOT_FOUND
+    (REFERENCE_NOT_FOUND, ADVISOR_NOT_FOUND); UNAVAILABLE (NO_RELEASE).
     """
 
 class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -130,9 +132,9 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns the references that are most similar to the query, nearest first.
 
         INVALID_ARGUMENT as for Embed, for an embedding of the wrong length or with a value that is not finite
-        (EMBEDDING_INVALID), and for top_k, diversity or a filter out of range; NOT_FOUND for an unknown advisor
-        (ADVISOR_NOT_FOUND) or reference (REFERENCE_NOT_FOUND); FAILED_PRECONDITION when the embedding comes from another
-        encoder (ENCODER_MISMATCH); UNAVAILABLE when nothing has been pre-computed yet (NO_RELEASE).
+        (EMBEDDING_INVALID), for an advisor that is no id, and for top_k, diversity or a filter out of range; NOT_FOUND for
+        an unknown advisor (ADVISOR_NOT_FOUND) or reference (REFERENCE_NOT_FOUND); FAILED_PRECONDITION when the embedding
+        comes from another encoder (ENCODER_MISMATCH); UNAVAILABLE when nothing has been pre-computed yet (NO_RELEASE).
         """
 
     @_abc_1.abstractmethod
@@ -154,7 +156,8 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_embedder_pb2.GetReferenceResponse, _abc.Awaitable[_embedder_pb2.GetReferenceResponse]]:
         """Returns one reference with its metadata and thumbnail.
 
-        NOT_FOUND (REFERENCE_NOT_FOUND); INVALID_ARGUMENT for an id that is not 64 hex characters; UNAVAILABLE (NO_RELEASE).
+        INVALID_ARGUMENT for an id that is not 64 hex characters or an advisor that is no id; NOT_FOUND
+        (REFERENCE_NOT_FOUND, ADVISOR_NOT_FOUND); UNAVAILABLE (NO_RELEASE).
         """
 
 def add_EmbedderServiceServicer_to_server(servicer: EmbedderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

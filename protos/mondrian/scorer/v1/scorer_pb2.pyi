@@ -57,7 +57,7 @@ class ScoreRequest(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     ADVISOR_FIELD_NUMBER: _builtins.int
     advisor: _builtins.str
-    """The advisor to compare with; empty scores without a comparison."""
+    """The advisor to compare with: [a-z0-9-], 1 to 64 characters; empty scores without a comparison."""
     @_builtins.property
     def image(self) -> _types_pb2.Image:
         """The photograph; required."""

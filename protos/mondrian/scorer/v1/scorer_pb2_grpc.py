@@ -61,9 +61,9 @@ class ScorerServiceServicer:
         """Returns the eight scores of one photograph.
 
         INVALID_ARGUMENT when the photograph cannot be decoded or exceeds the limits (IMAGE_EMPTY, IMAGE_UNDECODABLE,
-        IMAGE_TRUNCATED, IMAGE_TOO_LARGE); NOT_FOUND (ADVISOR_NOT_FOUND); RESOURCE_EXHAUSTED (OVERLOADED with RetryInfo,
-        DEVICE_MEMORY); DEADLINE_EXCEEDED (QUEUED_TOO_LONG); UNAVAILABLE when an advisor is named and nothing has been
-        pre-computed yet (NO_RELEASE).
+        IMAGE_TRUNCATED, IMAGE_TOO_LARGE) or the advisor is no id; NOT_FOUND (ADVISOR_NOT_FOUND); RESOURCE_EXHAUSTED
+        (OVERLOADED with RetryInfo, DEVICE_MEMORY); DEADLINE_EXCEEDED (QUEUED_TOO_LONG); UNAVAILABLE when an advisor is
+        named and nothing has been pre-computed yet (NO_RELEASE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,7 +72,7 @@ class ScorerServiceServicer:
     def GetProfile(self, request, context):
         """Returns an advisor's reference distribution.
 
-        INVALID_ARGUMENT when the advisor is empty; NOT_FOUND (ADVISOR_NOT_FOUND); UNAVAILABLE (NO_RELEASE).
+        INVALID_ARGUMENT when the advisor is empty or no id; NOT_FOUND (ADVISOR_NOT_FOUND); UNAVAILABLE (NO_RELEASE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

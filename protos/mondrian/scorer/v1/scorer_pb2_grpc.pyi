@@ -41,14 +41,14 @@ class ScorerServiceStub:
     """Returns the eight scores of one photograph.
 
     INVALID_ARGUMENT when the photograph cannot be decoded or exceeds the limits (IMAGE_EMPTY, IMAGE_UNDECODABLE,
-    IMAGE_TRUNCATED, IMAGE_TOO_LARGE); NOT_FOUND (ADVISOR_NOT_FOUND); RESOURCE_EXHAUSTED (OVERLOADED with RetryInfo,
-    DEVICE_MEMORY); DEADLINE_EXCEEDED (QUEUED_TOO_LONG); UNAVAILABLE when an advisor is named and nothing has been
-    pre-computed yet (NO_RELEASE).
+    IMAGE_TRUNCATED, IMAGE_TOO_LARGE) or the advisor is no id; NOT_FOUND (ADVISOR_NOT_FOUND); RESOURCE_EXHAUSTED
+    (OVERLOADED with RetryInfo, DEVICE_MEMORY); DEADLINE_EXCEEDED (QUEUED_TOO_LONG); UNAVAILABLE when an advisor is
+    named and nothing has been pre-computed yet (NO_RELEASE).
     """
     GetProfile: _grpc.UnaryUnaryMultiCallable[_scorer_pb2.GetProfileRequest, _scorer_pb2.GetProfileResponse]
     """Returns an advisor's reference distribution.
 
-    INVALID_ARGUMENT when the advisor is empty; NOT_FOUND (ADVISOR_NOT_FOUND); UNAVAILABLE (NO_RELEASE).
+    INVALID_ARGUMENT when the advisor is empty or no id; NOT_FOUND (ADVISOR_NOT_FOUND); UNAVAILABLE (NO_RELEASE).
     """
 
 @_typing.type_check_only
@@ -64,14 +64,14 @@ class ScorerServiceAsyncStub(ScorerServiceStub):
     """Returns the eight scores of one photograph.
 
     INVALID_ARGUMENT when the photograph cannot be decoded or exceeds the limits (IMAGE_EMPTY, IMAGE_UNDECODABLE,
-    IMAGE_TRUNCATED, IMAGE_TOO_LARGE); NOT_FOUND (ADVISOR_NOT_FOUND); RESOURCE_EXHAUSTED (OVERLOADED with RetryInfo,
-    DEVICE_MEMORY); DEADLINE_EXCEEDED (QUEUED_TOO_LONG); UNAVAILABLE when an advisor is named and nothing has been
-    pre-computed yet (NO_RELEASE).
+    IMAGE_TRUNCATED, IMAGE_TOO_LARGE) or the advisor is no id; NOT_FOUND (ADVISOR_NOT_FOUND); RESOURCE_EXHAUSTED
+    (OVERLOADED with RetryInfo, DEVICE_MEMORY); DEADLINE_EXCEEDED (QUEUED_TOO_LONG); UNAVAILABLE when an advisor is
+    named and nothing has been pre-computed yet (NO_RELEASE).
     """
     GetProfile: _aio.UnaryUnaryMultiCallable[_scorer_pb2.GetProfileRequest, _scorer_pb2.GetProfileResponse]  # type: ignore[assignment]
     """Returns an advisor's reference distribution.
 
-    INVALID_ARGUMENT when the advisor is empty; NOT_FOUND (ADVISOR_NOT_FOUND); UNAVAILABLE (NO_RELEASE).
+    INVALID_ARGUMENT when the advisor is empty or no id; NOT_FOUND (ADVISOR_NOT_FOUND); UNAVAILABLE (NO_RELEASE).
     """
 
 class ScorerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -90,9 +90,9 @@ class ScorerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns the eight scores of one photograph.
 
         INVALID_ARGUMENT when the photograph cannot be decoded or exceeds the limits (IMAGE_EMPTY, IMAGE_UNDECODABLE,
-        IMAGE_TRUNCATED, IMAGE_TOO_LARGE); NOT_FOUND (ADVISOR_NOT_FOUND); RESOURCE_EXHAUSTED (OVERLOADED with RetryInfo,
-        DEVICE_MEMORY); DEADLINE_EXCEEDED (QUEUED_TOO_LONG); UNAVAILABLE when an advisor is named and nothing has been
-        pre-computed yet (NO_RELEASE).
+        IMAGE_TRUNCATED, IMAGE_TOO_LARGE) or the advisor is no id; NOT_FOUND (ADVISOR_NOT_FOUND); RESOURCE_EXHAUSTED
+        (OVERLOADED with RetryInfo, DEVICE_MEMORY); DEADLINE_EXCEEDED (QUEUED_TOO_LONG); UNAVAILABLE when an advisor is
+        named and nothing has been pre-computed yet (NO_RELEASE).
         """
 
     @_abc_1.abstractmethod
@@ -103,7 +103,7 @@ class ScorerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_scorer_pb2.GetProfileResponse, _abc.Awaitable[_scorer_pb2.GetProfileResponse]]:
         """Returns an advisor's reference distribution.
 
-        INVALID_ARGUMENT when the advisor is empty; NOT_FOUND (ADVISOR_NOT_FOUND); UNAVAILABLE (NO_RELEASE).
+        INVALID_ARGUMENT when the advisor is empty or no id; NOT_FOUND (ADVISOR_NOT_FOUND); UNAVAILABLE (NO_RELEASE).
         """
 
 def add_ScorerServiceServicer_to_server(servicer: ScorerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,29 @@
+"""What an advisor's id looks like: one rule for folders, releases and the requests of every service."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from services.core.errors import InvalidArgument
+
+ADVISOR_ID: Final = re.compile(r"[a-z0-9-]{1,64}")
+"""The whole of an advisor's id."""
+
+
+def asked_advisor(advisor: str, *, required: bool) -> str:
+    """Returns the advisor's id that a request gives, the empty one included unless it is required.
+
+    Whether there is such an advisor is another question, which ends in AdvisorNotFound.
+
+    Raises:
+        InvalidArgument: it is no id, or it is missing; `field` is "advisor".
+    """
+    if not advisor and required:
+        raise InvalidArgument("Name an advisor; ListAdvisors shows which there are.", field="advisor")
+    if advisor and not ADVISOR_ID.fullmatch(advisor):
+        raise InvalidArgument(
+            "An advisor's id has 1 to 64 characters, each a-z, 0-9 or a hyphen; ListAdvisors shows which there are.",
+            field="advisor",
+        )
+    return advisor

@@ -5,9 +5,8 @@
         InvalidImage           the photograph cannot be used
         InvalidText            the words cannot be used
         InvalidEmbedding       the embedding cannot be used
-      AdvisorNotFound, ReferenceNotFound, ModelNotFound
       Unauthenticated          the caller shows no token that is accepted
-      AdvisorNotFound, ReferenceNotFound
+      AdvisorNotFound, ReferenceNotFound, ModelNotFound
       EncoderMismatch          the embedding belongs to another encoder's space
       Overloaded               no permit: try again later
       DeviceMemory             the device ran out of memory

@@ -104,5 +104,6 @@ def _wrong_use(error: Any) -> NoReturn:
         raise error
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "mondrian"
-    complain(f"{error.format_message().rstrip('.')}; {command} --help tells how it is used.")
+    fault = error.format_message().replace("Value error, ", "").rstrip(".")
+    complain(f"{fault}; {command} --help tells how it is used.")
     raise typer.Exit(MISCONFIGURED) from error

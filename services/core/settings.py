@@ -67,11 +67,14 @@ class CommonSettings(BaseSettings):
             return cls(**overrides)  # type: ignore[arg-type]
         except ValidationError as error:
             prefix = str(cls.model_config.get("env_prefix"))
-            faults = "; ".join(
-                f"{prefix}{'_'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}"
-                for fault in error.errors()
-            )
+            faults = "; ".join(_sentence(prefix, fault["loc"], fault["msg"]) for fault in error.errors())
             raise ConfigurationError(f"The settings do not fit: {faults}.") from error
+
+
+def _sentence(prefix: str, place: tuple[int | str, ...], message: str) -> str:
+    """Returns a fault with the variable that has it; one of several variables together names them itself."""
+    words = message.removeprefix("Value error, ")
+    return f"{prefix}{'_'.join(str(part) for part in place).upper()}: {words}" if place else words
 
 
 class ServiceSettings(CommonSettings):

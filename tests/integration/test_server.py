@@ -268,3 +268,11 @@ def test_settings_that_do_not_fit_end_the_process_with_one_sentence(
     printed = capsys.readouterr()
     assert printed.err.startswith("mondrian: The settings do not fit: MONDRIAN_PORT: ")
     assert (printed.out, printed.err.count("\n")) == ("", 1)
+
+
+def test_settings_that_do_not_fit_together_are_named_by_their_own_sentence() -> None:
+    with pytest.raises(errors.ConfigurationError) as refused:
+        ServiceSettings.load(tls_key="tls.key")
+    assert str(refused.value) == (
+        "The settings do not fit: tls_certificate and tls_key are set together or not at all."
+    )

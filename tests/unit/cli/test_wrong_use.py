@@ -27,6 +27,7 @@ def test_wrong_use_is_one_sentence(words: list[str], named: str, help_of: str) -
     (line,) = result.stderr.splitlines()
     assert line.startswith("mondrian: ")
     assert named in line
+    assert "Value error" not in line
     assert help_of in line
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Final
@@ -11,7 +12,9 @@ from mondrian.critic.v1 import critic_pb2
 from services.core.errors import InvalidArgument
 from services.critic.adapters import Entry, State, Voice
 from services.critic.engine import Completed, Finish
+from services.critic.prompts import Form
 from services.critic.sampling import SamplingParams
+from services.critic.sections import Sections
 from services.critic.settings import CriticSettings
 
 _MAX_REFERENCES: Final = 8
@@ -19,6 +22,12 @@ _MAX_FINDINGS: Final = 16
 _FINISH: Final = {
     Finish.STOP: critic_pb2.FINISH_REASON_STOP,
     Finish.LENGTH: critic_pb2.FINISH_REASON_LENGTH,
+}
+_FORM: Final = {
+    critic_pb2.OUTPUT_FORMAT_UNSPECIFIED: Form.PROSE,
+    critic_pb2.OUTPUT_FORMAT_PROSE: Form.PROSE,
+    critic_pb2.OUTPUT_FORMAT_JSON: Form.JSON,
+    critic_pb2.OUTPUT_FORMAT_SECTIONS: Form.SECTIONS,
 }
 _STATE: Final = {
     State.READY: critic_pb2.ADAPTER_STATE_READY,
@@ -28,8 +37,18 @@ _STATE: Final = {
 }
 
 
+def form(config: critic_pb2.GenerationConfig) -> Form:
+    """Returns the form that the critique is to have. Raises `InvalidArgument` for one that does not exist."""
+    if config.output_format not in _FORM:
+        raise InvalidArgument(
+            f"output_format is {config.output_format}; it must be one of OutputFormat's values.",
+            field="generation_config.output_format",
+        )
+    return _FORM[config.output_format]
+
+
 def sampling_params(config: critic_pb2.GenerationConfig, settings: CriticSettings) -> SamplingParams:
-    """Returns how the text is to be written. Raises `InvalidArgument` for a number out of range."""
+    """Returns how the text is to be written. Raises `InvalidArgument` for what is out of range."""
 
     def number(field: str, default: float, low: float, high: float, *, above: bool = False) -> float:
         if not config.HasField(field):  # type: ignore[arg-type]
@@ -50,6 +69,7 @@ def sampling_params(config: critic_pb2.GenerationConfig, settings: CriticSetting
         top_p=number("top_p", 1.0, 0, 1, above=True),
         repetition_penalty=number("repetition_penalty", 1.0, 1, 2),
         seed=config.seed if config.HasField("seed") else None,
+        json=form(config) is Form.JSON,
     )
 
 
@@ -98,6 +118,11 @@ def completion(done: Completed, before_s: float) -> critic_pb2.Completion:
         prefill_ms=(before_s + done.prefill_s) * 1e3,
         decode_ms=done.decode_s * 1e3,
     )
+
+
+def sections(found: Sections) -> critic_pb2.Sections:
+    """Returns what a critique says, by section."""
+    return critic_pb2.Sections(**dataclasses.asdict(found))
 
 
 def adapter_message(entry: Entry) -> critic_pb2.Adapter:

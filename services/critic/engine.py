@@ -142,7 +142,7 @@ class Engine(Protocol):
         """Queues a critique. `deadline`: seconds on `time.monotonic`'s clock.
 
         Raises at once `Overloaded` (no place, or the wait would outlast the deadline), `InvalidArgument` (the prompt
-        is too long), `EngineStopped`, and `AdapterNotLoaded`.
+        is too long, or the limit of tokens too low for JSON), `EngineStopped`, and `AdapterNotLoaded`.
         """
         ...
 

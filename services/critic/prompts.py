@@ -9,7 +9,9 @@ it is the same with and without an adapter: an advisor's voice comes from the ad
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 IMAGE_TOKEN: Final = "<|image_pad|>"
@@ -26,6 +28,32 @@ CRITIQUE_INSTRUCTION: Final = (
 
 CONTEXT_HEADING: Final = "Known about this photograph:"
 """Opens the optional block of grounding context, after the instruction."""
+
+
+class Form(enum.Enum):
+    """How a critique is written: in one flow, under headings, or as JSON."""
+
+    PROSE = "prose"
+    SECTIONS = "sections"
+    JSON = "json"
+
+
+REQUESTS: Final[Mapping[Form, str]] = MappingProxyType(
+    {
+        Form.PROSE: "",
+        Form.SECTIONS: (
+            "Answer under four headings, each at the beginning of a line. Overview: what you see. Strengths: what is "
+            "strong. To try: what to try. Voice: what you say of it in your own voice. Under Strengths and To try, "
+            'each point is a line that begins with "- ".'
+        ),
+        Form.JSON: (
+            "Answer with one JSON object and nothing else. Its fields: overview, what you see, a string; strengths, "
+            "what is strong, a list of strings; to_try, what to try, a list of strings; voice, what you say of it in "
+            "your own voice, a string."
+        ),
+    }
+)
+"""What the service itself adds behind the client's words, to have a critique in that form."""
 
 MAX_INSTRUCTION_CHARS: Final = 1_000
 """Longest instruction that a client may send, in characters; a longer one is refused."""
@@ -84,14 +112,15 @@ def grounding_context(
     return "\n".join(near + scored) or None
 
 
-def user_text(instruction: str | None = None, context: str | None = None) -> str:
-    """Returns the words of the user's turn, without the picture: instruction, then context if any.
+def user_text(instruction: str | None = None, context: str | None = None, form: Form = Form.PROSE) -> str:
+    """Returns the words of the user's turn, without the picture: instruction, context if any, and what asks for the
+    form.
 
-    Both are made plain first. Raises `InstructionTooLongError`.
+    The first two are made plain first. Raises `InstructionTooLongError`.
     """
-    asked = instruction_text(instruction)
     known = _cut_at_line(plain_text(context or ""), MAX_CONTEXT_CHARS)
-    return f"{asked}\n\n{CONTEXT_HEADING}\n{known}" if known else asked
+    parts = [instruction_text(instruction), f"{CONTEXT_HEADING}\n{known}" if known else "", REQUESTS[form]]
+    return "\n\n".join(part for part in parts if part)
 
 
 def critique_messages(instruction: str | None = None, context: str | None = None) -> list[dict[str, object]]:
@@ -104,7 +133,9 @@ def critique_messages(instruction: str | None = None, context: str | None = None
     return [{"role": "system", "content": SYSTEM_TEXT}, {"role": "user", "content": picture_and_words}]
 
 
-def prompt_text(instruction: str | None = None, *, image_tokens: int, context: str | None = None) -> str:
+def prompt_text(
+    instruction: str | None = None, *, image_tokens: int, context: str | None = None, form: Form = Form.PROSE
+) -> str:
     """Returns the whole prompt, from the system message to the start of the assistant's turn.
 
     `image_tokens` (at least 1) is the number of merged patches of the picture,
@@ -116,7 +147,7 @@ def prompt_text(instruction: str | None = None, *, image_tokens: int, context: s
     picture = f"<|vision_start|>{IMAGE_TOKEN * image_tokens}<|vision_end|>"
     return (
         f"<|im_start|>system\n{SYSTEM_TEXT}<|im_end|>\n"
-        f"<|im_start|>user\n{picture}{user_text(instruction, context)}<|im_end|>\n"
+        f"<|im_start|>user\n{picture}{user_text(instruction, context, form)}<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
 

@@ -1,7 +1,7 @@
 """Choosing the next token of each row: greedy, or drawn by temperature and top-p, with a repetition penalty.
 
-The order is that of `transformers.generate`: penalty, temperature, top-p. A row draws one uniform number a token
-from its own generator, so that what it writes does not depend on the rows beside it.
+The order is that of `transformers.generate`: penalty, what a grammar forbids, temperature, top-p. A row draws one
+uniform number a token from its own generator, so that what it writes does not depend on the rows beside it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from services.critic.structured import JsonGuide, constrain
+
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -20,7 +22,8 @@ class SamplingParams:
     `max_tokens` >= 1; `temperature` >= 0, 0 takes the most likely token; `top_p` in (0, 1] keeps the most likely
     tokens whose probabilities add up to it; `repetition_penalty` >= 1 divides the positive (multiplies the negative)
     logits of tokens that prompt or critique hold already (Keskar et al. 2019, arXiv 1909.05858); `seed` makes the
-    draws repeatable, None draws one.
+    draws repeatable, None draws one; `json` asks for the JSON of `structured.GRAMMAR`, whose punctuation the penalty
+    leaves alone.
     """
 
     max_tokens: int
@@ -28,16 +31,23 @@ class SamplingParams:
     top_p: float = 1.0
     repetition_penalty: float = 1.0
     seed: int | None = None
+    json: bool = False
 
 
 class Sampler:
-    """The state of one row: its generator, and the tokens that the penalty speaks of."""
+    """The state of one row: its generator, the tokens that the penalty speaks of, and the guide through a grammar."""
 
-    def __init__(self, params: SamplingParams, prompt: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self, params: SamplingParams, prompt: Sequence[int], device: torch.device, guide: JsonGuide | None = None
+    ) -> None:
         self.params = params
+        self.guide = guide
         self._random = random.Random(params.seed)
         self._device = device
-        self._seen = dict.fromkeys(prompt) if params.repetition_penalty != 1.0 else {}
+        # Else a string could hardly end where one has ended before.
+        self._spared = guide.grammar.punctuation if guide else frozenset()
+        penalised = prompt if params.repetition_penalty != 1.0 else ()
+        self._seen = dict.fromkeys(token for token in penalised if token not in self._spared)
 
     def penalise(self, logits: torch.Tensor) -> None:
         """Applies the repetition penalty to one row of logits, in place."""
@@ -51,20 +61,26 @@ class Sampler:
         """Returns the next uniform number in [0, 1)."""
         return self._random.random()
 
-    def wrote(self, token: int) -> None:
-        """Notes a token that was written."""
-        if self.params.repetition_penalty != 1.0:
+    def settle(self, token: int) -> int:
+        """Returns the token that is written where `token` was chosen: another only where a grammar refuses it."""
+        if self.guide is not None:
+            token = self.guide.settle(token)
+        if self.params.repetition_penalty != 1.0 and token not in self._spared:
             self._seen[token] = None
+        return token
 
 
 def choose(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[int]:
     """Returns the next token of each row.
 
-    `logits`: [rows, vocabulary] of any float dtype; changed in place where a row asks for a penalty.
+    `logits`: [rows, vocabulary] of any float dtype; changed in place where a row asks for a penalty or JSON.
     """
     logits = logits.float()
     for row, sampler in enumerate(samplers):
         sampler.penalise(logits[row])
+    guides = {row: sampler.guide for row, sampler in enumerate(samplers) if sampler.guide}
+    if guides:
+        constrain(logits, guides)
     chosen = logits.argmax(-1)
     drawn = [row for row, sampler in enumerate(samplers) if sampler.params.temperature > 0]
     if drawn:

@@ -17,12 +17,15 @@ from services.critic.conversions import (
     adapter_message,
     authorship,
     completion,
+    form,
     grounding_text,
     grounding_titles,
     sampling_params,
+    sections,
 )
 from services.critic.engine import Completed, Delta, Event
 from services.critic.grounding import invented_titles
+from services.critic.sections import read
 from services.critic.serving import Asked, Serving, Writing
 from services.critic.settings import CriticSettings
 
@@ -45,8 +48,10 @@ class CriticServicer(critic_pb2_grpc.CriticServiceServicer):
             if isinstance(event, Delta):
                 pieces.append(event.text)
             elif isinstance(event, Completed):
-                response.completion.CopyFrom(_completed(writing, event))
-        response.text = "".join(pieces)
+                response.text = "".join(pieces)
+                done = _completed(writing, event, response.text)
+                response.completion.CopyFrom(done.completion)
+                response.sections.CopyFrom(done.sections)
         return response
 
     async def StreamCritique(
@@ -55,9 +60,18 @@ class CriticServicer(critic_pb2_grpc.CriticServiceServicer):
         """Streams a critique as it is written."""
         writing = await self._serving.begin(self._asked(request.request, context))
         events = _events(writing)
+        pieces: list[str] = []
         try:
             async for event in events:
-                yield self._message(writing, event)
+                if isinstance(event, Delta):
+                    pieces.append(event.text)
+                    yield critic_pb2.StreamCritiqueResponse(delta=critic_pb2.Delta(text=event.text))
+                elif isinstance(event, Completed):
+                    done = _completed(writing, event, "".join(pieces))
+                    yield critic_pb2.StreamCritiqueResponse(completed=done)
+                else:
+                    author = authorship(writing.voice, self._serving.model_name)
+                    yield critic_pb2.StreamCritiqueResponse(started=critic_pb2.Started(authorship=author))
         finally:
             # A client that leaves between two pieces ends the critique here.
             await events.aclose()
@@ -84,35 +98,23 @@ class CriticServicer(critic_pb2_grpc.CriticServiceServicer):
             titles=tuple(grounding_titles(request.grounding)),
             params=sampling_params(request.generation_config, self._settings),
             deadline=time.monotonic() + self._settings.default_timeout_s if deadline is None else deadline,
+            form=form(request.generation_config),
         )
-
-    def _message(self, writing: Writing, event: Event) -> critic_pb2.StreamCritiqueResponse:
-        if isinstance(event, Delta):
-            return critic_pb2.StreamCritiqueResponse(delta=critic_pb2.Delta(text=event.text))
-        if isinstance(event, Completed):
-            done = critic_pb2.Completed(completion=_completed(writing, event))
-            return critic_pb2.StreamCritiqueResponse(completed=done)
-        author = authorship(writing.voice, self._serving.model_name)
-        return critic_pb2.StreamCritiqueResponse(started=critic_pb2.Started(authorship=author))
 
 
 async def _events(writing: Writing) -> AsyncGenerator[Event, None]:
     """Yields a critique's events, and stops its writing when nobody reads on."""
     metrics.ROWS.inc()
-    pieces: list[str] = []
     try:
         async for event in writing.generation:
-            if isinstance(event, Delta):
-                pieces.append(event.text)
             yield event
-        if writing.asked.context is not None:
-            metrics.INVENTED.inc(len(invented_titles("".join(pieces), writing.asked.titles)))
     finally:
         metrics.ROWS.dec()
         writing.generation.cancel()
 
 
-def _completed(writing: Writing, done: Completed) -> critic_pb2.Completion:
+def _completed(writing: Writing, done: Completed, text: str) -> critic_pb2.Completed:
+    """Returns how a critique went and its sections, and counts it."""
     message = completion(done, writing.prepared_s)
     metrics.FIRST_TOKEN_SECONDS.observe(message.time_to_first_token_ms / 1e3)
     metrics.TOKENS.labels("prompt").inc(done.prompt_tokens)
@@ -120,4 +122,7 @@ def _completed(writing: Writing, done: Completed) -> critic_pb2.Completion:
     metrics.FINISHED.labels(done.finish.value).inc()
     if writing.voice.reason:
         metrics.FELL_BACK.inc()
-    return message
+    found = read(writing.asked.form, text)
+    if writing.asked.context is not None:
+        metrics.INVENTED.inc(len(invented_titles(found.words, writing.asked.titles)))
+    return critic_pb2.Completed(completion=message, sections=sections(found))

@@ -24,6 +24,7 @@ from services.critic.adapters import AdapterRegistry, Budget, Voice
 from services.critic.checkpoint import model_files
 from services.critic.engine import AdapterNotLoaded, Engine, Generation
 from services.critic.model import Prompt, VisionLanguageModel
+from services.critic.prompts import Form
 from services.critic.sampling import SamplingParams
 from services.critic.settings import CriticSettings
 from services.critic.slots import SlotEngine
@@ -48,6 +49,7 @@ class Asked:
     titles: tuple[str, ...]
     params: SamplingParams
     deadline: float | None
+    form: Form = Form.PROSE
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,9 @@ class Serving:
         limits, short_side = self._settings.image_limits, self._model.useful_side
 
         def write(image_tokens: int) -> str:
-            return prompts.prompt_text(asked.instruction, image_tokens=image_tokens, context=asked.context)
+            return prompts.prompt_text(
+                asked.instruction, image_tokens=image_tokens, context=asked.context, form=asked.form
+            )
 
         try:
             return engine.prepare(

@@ -68,6 +68,12 @@ class SlotEngine:
                 field="instruction",
             )
         limit = min(params.max_tokens, room)
+        if params.json and limit < (least := self._writer.grammar.least_tokens):
+            raise InvalidArgument(
+                f"JSON takes at least {least} tokens, and {limit} are allowed: raise max_tokens, or send a shorter "
+                "instruction.",
+                field="generation_config.max_tokens",
+            )
         row = self._writer.row(prompt, params, limit, adapter, deadline, Generation(self._wake))
         with self._changed:
             self._refuse_if_stopped()

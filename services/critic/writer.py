@@ -20,6 +20,7 @@ from services.critic.engine import Completed, Delta, Event, Finish, Generation, 
 from services.critic.kv import KvPool
 from services.critic.model import Prompt, VisionFeatures, VisionLanguageModel
 from services.critic.sampling import Sampler, SamplingParams, choose
+from services.critic.structured import JsonGrammar
 from services.critic.vision_cache import VisionCache
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class Writer:
         )  # fmt: skip
         self.decoder = SlotDecoder(model.network, self.pool)
         self.vision = VisionCache(options.vision_cache_bytes)
+        self.grammar = JsonGrammar(model.tokenizer, config.vocab_size, model.end_ids)
         self.adapters: dict[str, int] = {}
         self.rows: list[Row] = []
         self.outbox: list[tuple[Generation, Event | Exception]] = []
@@ -93,7 +95,8 @@ class Writer:
         generation: Generation,
     ) -> Row:  # fmt: skip
         """Returns a request that is not in a slot yet; callable from any thread."""
-        sampler = Sampler(params, prompt.token_ids, self._model.device)
+        guide = self.grammar.guide(limit) if params.json else None
+        sampler = Sampler(params, prompt.token_ids, self._model.device, guide)
         return Row(prompt, limit, adapter, deadline, generation, sampler, TextAssembler(self._model.tokenizer))
 
     def read(self, group: Sequence[Row]) -> None:
@@ -183,15 +186,24 @@ class Writer:
         # From the last to the first: a row that ends is replaced by one that was dealt with already.
         for index, token in zip(reversed(indexes), reversed(tokens), strict=True):
             row = self.rows[index]
+            token = row.sampler.settle(token)
             row.tokens.append(token)
-            row.sampler.wrote(token)
-            ended = token in self._model.end_ids
-            text = "" if ended else row.assembler.push(token)
+            text = "" if token in self._model.end_ids else row.assembler.push(token)
             if text:
                 self.outbox.append((row.generation, Delta(text)))
-            if ended or len(row.tokens) >= row.limit:
-                self._complete(row, Finish.STOP if ended else Finish.LENGTH)
+            finish = self._finish(row)
+            if finish is not None:
+                self._complete(row, finish)
                 self._release(index)
+
+    def _finish(self, row: Row) -> Finish | None:
+        """Returns why a row has ended, None where it goes on."""
+        guide = row.sampler.guide
+        if guide is not None:
+            return None if not guide.complete else Finish.LENGTH if guide.cut else Finish.STOP
+        if row.tokens[-1] in self._model.end_ids:
+            return Finish.STOP
+        return Finish.LENGTH if len(row.tokens) >= row.limit else None
 
     def _complete(self, row: Row, finish: Finish) -> None:
         rest = row.assembler.flush()

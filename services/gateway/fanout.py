@@ -206,6 +206,8 @@ class Analysis:
                     case "completed":
                         ended = True
                         whole.completion.CopyFrom(event.completed.completion)
+                        if event.completed.HasField("sections"):
+                            whole.sections.CopyFrom(event.completed.sections)
                         await self._send(gateway_pb2.StreamAnalyzeResponse(critique_completed=event.completed))
         if not ended:
             raise EngineStopped("The critic broke off in the middle of the critique; try again.")

@@ -139,7 +139,7 @@ def standing(scores: scorer_pb2.ScoreResponse, advisor: str) -> str:
 
 def about_critique(critique: critic_pb2.CritiqueResponse, advisor: str) -> list[str]:
     """Returns the critique's own sentences, then what a reader must know of how they came about."""
-    sentences = sentences_of(critique.text) or ["The critic wrote nothing; try again with another instruction."]
+    sentences = _critique_sentences(critique) or ["The critic wrote nothing; try again with another instruction."]
     if critique.completion.finish_reason == critic_pb2.FINISH_REASON_LENGTH:
         sentences.append("The critique ends here because it reached the limit of its length; allow more tokens.")
     return sentences + _base_model(critique.authorship, advisor)
@@ -148,6 +148,16 @@ def about_critique(critique: critic_pb2.CritiqueResponse, advisor: str) -> list[
 def missing(part: Part, status: types_pb2.Status) -> str:
     """Returns which part is missing and why, in a sentence."""
     return _ended(f"{_MISSING[part]}: {_within(status.message)}" if status.message else _MISSING[part])
+
+
+def _critique_sentences(critique: critic_pb2.CritiqueResponse) -> list[str]:
+    """Returns what a critique says: by section where it is divided, so that headings and JSON are left out."""
+    sections = critique.sections
+    if sections.undivided or not critique.HasField("sections"):
+        return sentences_of(critique.text)
+    attempts = [f"To try: {point}" for point in sections.to_try]
+    parts = (sections.overview, *sections.strengths, *attempts, sections.voice)
+    return [sentence for part in parts for sentence in sentences_of(part)]
 
 
 def sentences_of(text: str) -> list[str]:

@@ -173,12 +173,18 @@ class FakeCritic(Scripted, critic_pb2_grpc.CriticServiceServicer):
             finish_reason=critic_pb2.FINISH_REASON_STOP, completion_tokens=len(self.text.split())
         )
 
+    def _sections(self) -> critic_pb2.Sections:
+        return critic_pb2.Sections(overview=self.text, undivided=True)
+
     async def Critique(self, request: critic_pb2.CritiqueRequest, context: Context) -> critic_pb2.CritiqueResponse:
         """Returns `text`."""
         await self.turn(request, context)
         looked_at(request.image)
         return critic_pb2.CritiqueResponse(
-            text=self.text, authorship=self._authorship(request.advisor), completion=self._completion()
+            text=self.text,
+            authorship=self._authorship(request.advisor),
+            completion=self._completion(),
+            sections=self._sections(),
         )
 
     async def StreamCritique(
@@ -198,7 +204,9 @@ class FakeCritic(Scripted, critic_pb2_grpc.CriticServiceServicer):
         except (asyncio.CancelledError, GeneratorExit):
             self.cancelled.set()
             raise
-        yield critic_pb2.StreamCritiqueResponse(completed=critic_pb2.Completed(completion=self._completion()))
+        yield critic_pb2.StreamCritiqueResponse(
+            completed=critic_pb2.Completed(completion=self._completion(), sections=self._sections())
+        )
 
     async def ListAdapters(
         self, request: critic_pb2.ListAdaptersRequest, context: Context

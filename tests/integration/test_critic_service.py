@@ -163,6 +163,48 @@ async def test_a_stream_is_the_same_critique_in_pieces(stub: Stub) -> None:
     assert done.finish_reason == whole.completion.finish_reason != critic_pb2.FINISH_REASON_UNSPECIFIED
 
 
+@pytest.mark.parametrize("limit", [60, 64, 90])
+@in_one_loop
+async def test_json_is_whole_and_divided_at_any_limit(stub: Stub, limit: int) -> None:
+    request = request_of("ansel", limit)
+    request.generation_config.output_format = critic_pb2.OUTPUT_FORMAT_JSON
+    answer, prose = await asyncio.gather(stub.Critique(request), stub.Critique(request_of("ansel")))
+    fields = json.loads(answer.text)
+    assert list(fields) == ["overview", "strengths", "to_try", "voice"]
+    assert answer.sections.overview == fields["overview"]
+    assert not answer.sections.undivided
+    assert answer.completion.completion_tokens <= limit
+    # What was written beside it is what is written alone.
+    assert prose.text == (await stub.Critique(request_of("ansel"))).text
+    events = [e async for e in stub.StreamCritique(critic_pb2.StreamCritiqueRequest(request=request))]
+    assert "".join(event.delta.text for event in events) == answer.text
+    assert events[-1].completed.sections == answer.sections
+
+
+@in_one_loop
+async def test_prose_comes_as_it_was_written_whether_it_can_be_divided_or_not(stub: Stub) -> None:
+    request = request_of(max_tokens=30)
+    plain = await stub.Critique(request)
+    assert plain.sections == critic_pb2.Sections(overview=plain.text, undivided=True)
+    request.generation_config.output_format = critic_pb2.OUTPUT_FORMAT_SECTIONS
+    asked = await stub.Critique(request)
+    assert asked.completion.prompt_tokens > plain.completion.prompt_tokens
+    assert asked.sections == critic_pb2.Sections(overview=asked.text, undivided=True)
+
+
+@in_one_loop
+async def test_what_no_json_fits_into_and_a_form_that_is_none_are_refused(stub: Stub) -> None:
+    request = request_of(max_tokens=59)
+    request.generation_config.output_format = critic_pb2.OUTPUT_FORMAT_JSON
+    code, _, error = await refused(stub.Critique(request))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "JSON takes at least 60 tokens, and 59 are allowed" in (error.details() or "")
+    request.generation_config.output_format = 9  # type: ignore[assignment]
+    code, _, error = await refused(stub.Critique(request))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "output_format is 9" in (error.details() or "")
+
+
 @in_one_loop
 async def test_a_client_that_cancels_frees_its_row(server: RunningServer, stub: Stub) -> None:
     calls = [stub.StreamCritique(endless()) for _ in range(2)]

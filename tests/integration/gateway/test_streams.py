@@ -54,6 +54,7 @@ class TestStream:
         ]
         whole = rest[-1].completed
         assert "".join(event.critique_delta.text for event in rest) == whole.critique.text == over_fakes.critic.text
+        assert whole.critique.sections.overview == over_fakes.critic.text
         assert whole.critique.authorship.adapter == "ansel"
         assert whole.critique.completion.finish_reason == critic_pb2.FINISH_REASON_STOP
         assert whole.references == second.references

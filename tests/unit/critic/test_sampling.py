@@ -80,11 +80,11 @@ def test_the_penalty_speaks_of_prompt_and_critique() -> None:
     row = sampler(prompt=(0,), repetition_penalty=2.0)
     logits = torch.tensor([[4.0, 3.0, -1.0]])
     assert choose(logits.clone(), [row]) == [1]
-    row.wrote(1)
+    row.settle(1)
     penalised = logits[0].clone()
     row.penalise(penalised)
     assert penalised.tolist() == [2.0, 1.5, -1.0]
-    row.wrote(2)
+    row.settle(2)
     penalised = logits[0].clone()
     row.penalise(penalised)
     assert penalised.tolist() == [2.0, 1.5, -2.0]

@@ -100,5 +100,16 @@ def test_a_critique_that_names_no_reason_for_falling_back_still_says_that_it_did
     assert about_critique(critique, "Ansel") == ["Good.", "The base model wrote the critique, not the voice of Ansel."]
 
 
+def test_a_divided_critique_is_told_by_its_sections_and_not_as_it_was_written() -> None:
+    sections = critic_pb2.Sections(
+        overview="A lake. It is calm.", strengths=["Soft light."], to_try=["Come closer."], voice="Zone V."
+    )
+    critique = critic_pb2.CritiqueResponse(text='{"overview": "..."}', sections=sections)
+    told = ["A lake.", "It is calm.", "Soft light.", "To try: Come closer.", "Zone V."]
+    assert about_critique(critique, "Ansel") == told
+    critique = critic_pb2.CritiqueResponse(text="A lake.\nCalm.", sections=critic_pb2.Sections(undivided=True))
+    assert about_critique(critique, "Ansel") == ["A lake.", "Calm."]
+
+
 def test_a_part_that_failed_without_a_word_is_named_all_the_same() -> None:
     assert missing(gateway_pb2.PART_SCORES, types_pb2.Status(code=13)) == "The scores are missing."

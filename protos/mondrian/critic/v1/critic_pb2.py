@@ -25,45 +25,49 @@ _sym_db = _symbol_database.Default()
 from mondrian.types.v1 import types_pb2 as mondrian_dot_types_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmondrian/critic/v1/critic.proto\x12\x12mondrian.critic.v1\x1a\x1dmondrian/types/v1/types.proto\"\xd6\x01\n\x10GenerationConfig\x12\x17\n\nmax_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x04\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"O\n\tGrounding\x12\x30\n\nreferences\x18\x01 \x03(\x0b\x32\x1c.mondrian.types.v1.Reference\x12\x10\n\x08\x66indings\x18\x02 \x03(\t\"\xd3\x01\n\x0f\x43ritiqueRequest\x12\'\n\x05image\x18\x01 \x01(\x0b\x32\x18.mondrian.types.v1.Image\x12\x0f\n\x07\x61\x64visor\x18\x02 \x01(\t\x12\x13\n\x0binstruction\x18\x03 \x01(\t\x12?\n\x11generation_config\x18\x04 \x01(\x0b\x32$.mondrian.critic.v1.GenerationConfig\x12\x30\n\tgrounding\x18\x05 \x01(\x0b\x32\x1d.mondrian.critic.v1.Grounding\"\x88\x01\n\x10\x43ritiqueResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x32\n\nauthorship\x18\x02 \x01(\x0b\x32\x1e.mondrian.critic.v1.Authorship\x12\x32\n\ncompletion\x18\x03 \x01(\x0b\x32\x1e.mondrian.critic.v1.Completion\"r\n\nAuthorship\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\x18\n\x10\x61\x64\x61pter_revision\x18\x03 \x01(\t\x12\x11\n\tfell_back\x18\x04 \x01(\x08\x12\x17\n\x0f\x66\x61llback_reason\x18\x05 \x01(\t\"\xe6\x01\n\nCompletion\x12\x37\n\rfinish_reason\x18\x01 \x01(\x0e\x32 .mondrian.critic.v1.FinishReason\x12\x15\n\rprompt_tokens\x18\x02 \x01(\x05\x12\x14\n\x0cimage_tokens\x18\x03 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x04 \x01(\x05\x12\x1e\n\x16time_to_first_token_ms\x18\x05 \x01(\x02\x12\x10\n\x08queue_ms\x18\x06 \x01(\x02\x12\x12\n\nprefill_ms\x18\x07 \x01(\x02\x12\x11\n\tdecode_ms\x18\x08 \x01(\x02\"M\n\x15StreamCritiqueRequest\x12\x34\n\x07request\x18\x01 \x01(\x0b\x32#.mondrian.critic.v1.CritiqueRequest\"\xb1\x01\n\x16StreamCritiqueResponse\x12.\n\x07started\x18\x01 \x01(\x0b\x32\x1b.mondrian.critic.v1.StartedH\x00\x12*\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x19.mondrian.critic.v1.DeltaH\x00\x12\x32\n\tcompleted\x18\x03 \x01(\x0b\x32\x1d.mondrian.critic.v1.CompletedH\x00\x42\x07\n\x05\x65vent\"=\n\x07Started\x12\x32\n\nauthorship\x18\x01 \x01(\x0b\x32\x1e.mondrian.critic.v1.Authorship\"\x15\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\"?\n\tCompleted\x12\x32\n\ncompletion\x18\x01 \x01(\x0b\x32\x1e.mondrian.critic.v1.Completion\"<\n\x13ListAdaptersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"m\n\x14ListAdaptersResponse\x12-\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x1b.mondrian.critic.v1.Adapter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\"\x8c\x01\n\x07\x41\x64\x61pter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .mondrian.critic.v1.AdapterState\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0c\n\x04rank\x18\x05 \x01(\x05\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02*\x98\x01\n\x0c\x41\x64\x61pterState\x12\x1d\n\x19\x41\x44\x41PTER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41\x44\x41PTER_STATE_READY\x10\x01\x12\x19\n\x15\x41\x44\x41PTER_STATE_LOADING\x10\x02\x12\x19\n\x15\x41\x44\x41PTER_STATE_REFUSED\x10\x03\x12\x1a\n\x16\x41\x44\x41PTER_STATE_DRAINING\x10\x04\x32\xb4\x02\n\rCriticService\x12U\n\x08\x43ritique\x12#.mondrian.critic.v1.CritiqueRequest\x1a$.mondrian.critic.v1.CritiqueResponse\x12i\n\x0eStreamCritique\x12).mondrian.critic.v1.StreamCritiqueRequest\x1a*.mondrian.critic.v1.StreamCritiqueResponse0\x01\x12\x61\n\x0cListAdapters\x12\'.mondrian.critic.v1.ListAdaptersRequest\x1a(.mondrian.critic.v1.ListAdaptersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmondrian/critic/v1/critic.proto\x12\x12mondrian.critic.v1\x1a\x1dmondrian/types/v1/types.proto\"\x8f\x02\n\x10GenerationConfig\x12\x17\n\nmax_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x04\x88\x01\x01\x12\x37\n\routput_format\x18\x06 \x01(\x0e\x32 .mondrian.critic.v1.OutputFormatB\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"O\n\tGrounding\x12\x30\n\nreferences\x18\x01 \x03(\x0b\x32\x1c.mondrian.types.v1.Reference\x12\x10\n\x08\x66indings\x18\x02 \x03(\t\"\xd3\x01\n\x0f\x43ritiqueRequest\x12\'\n\x05image\x18\x01 \x01(\x0b\x32\x18.mondrian.types.v1.Image\x12\x0f\n\x07\x61\x64visor\x18\x02 \x01(\t\x12\x13\n\x0binstruction\x18\x03 \x01(\t\x12?\n\x11generation_config\x18\x04 \x01(\x0b\x32$.mondrian.critic.v1.GenerationConfig\x12\x30\n\tgrounding\x18\x05 \x01(\x0b\x32\x1d.mondrian.critic.v1.Grounding\"\xb8\x01\n\x10\x43ritiqueResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x32\n\nauthorship\x18\x02 \x01(\x0b\x32\x1e.mondrian.critic.v1.Authorship\x12\x32\n\ncompletion\x18\x03 \x01(\x0b\x32\x1e.mondrian.critic.v1.Completion\x12.\n\x08sections\x18\x04 \x01(\x0b\x32\x1c.mondrian.critic.v1.Sections\"a\n\x08Sections\x12\x10\n\x08overview\x18\x01 \x01(\t\x12\x11\n\tstrengths\x18\x02 \x03(\t\x12\x0e\n\x06to_try\x18\x03 \x03(\t\x12\r\n\x05voice\x18\x04 \x01(\t\x12\x11\n\tundivided\x18\x05 \x01(\x08\"r\n\nAuthorship\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\x18\n\x10\x61\x64\x61pter_revision\x18\x03 \x01(\t\x12\x11\n\tfell_back\x18\x04 \x01(\x08\x12\x17\n\x0f\x66\x61llback_reason\x18\x05 \x01(\t\"\xe6\x01\n\nCompletion\x12\x37\n\rfinish_reason\x18\x01 \x01(\x0e\x32 .mondrian.critic.v1.FinishReason\x12\x15\n\rprompt_tokens\x18\x02 \x01(\x05\x12\x14\n\x0cimage_tokens\x18\x03 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x04 \x01(\x05\x12\x1e\n\x16time_to_first_token_ms\x18\x05 \x01(\x02\x12\x10\n\x08queue_ms\x18\x06 \x01(\x02\x12\x12\n\nprefill_ms\x18\x07 \x01(\x02\x12\x11\n\tdecode_ms\x18\x08 \x01(\x02\"M\n\x15StreamCritiqueRequest\x12\x34\n\x07request\x18\x01 \x01(\x0b\x32#.mondrian.critic.v1.CritiqueRequest\"\xb1\x01\n\x16StreamCritiqueResponse\x12.\n\x07started\x18\x01 \x01(\x0b\x32\x1b.mondrian.critic.v1.StartedH\x00\x12*\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x19.mondrian.critic.v1.DeltaH\x00\x12\x32\n\tcompleted\x18\x03 \x01(\x0b\x32\x1d.mondrian.critic.v1.CompletedH\x00\x42\x07\n\x05\x65vent\"=\n\x07Started\x12\x32\n\nauthorship\x18\x01 \x01(\x0b\x32\x1e.mondrian.critic.v1.Authorship\"\x15\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\"o\n\tCompleted\x12\x32\n\ncompletion\x18\x01 \x01(\x0b\x32\x1e.mondrian.critic.v1.Completion\x12.\n\x08sections\x18\x02 \x01(\x0b\x32\x1c.mondrian.critic.v1.Sections\"<\n\x13ListAdaptersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"m\n\x14ListAdaptersResponse\x12-\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x1b.mondrian.critic.v1.Adapter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\"\x8c\x01\n\x07\x41\x64\x61pter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .mondrian.critic.v1.AdapterState\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0c\n\x04rank\x18\x05 \x01(\x05\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03*z\n\x0cOutputFormat\x12\x1d\n\x19OUTPUT_FORMAT_UNSPECIFIED\x10\x00\x12\x17\n\x13OUTPUT_FORMAT_PROSE\x10\x01\x12\x16\n\x12OUTPUT_FORMAT_JSON\x10\x02\x12\x1a\n\x16OUTPUT_FORMAT_SECTIONS\x10\x03*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02*\x98\x01\n\x0c\x41\x64\x61pterState\x12\x1d\n\x19\x41\x44\x41PTER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41\x44\x41PTER_STATE_READY\x10\x01\x12\x19\n\x15\x41\x44\x41PTER_STATE_LOADING\x10\x02\x12\x19\n\x15\x41\x44\x41PTER_STATE_REFUSED\x10\x03\x12\x1a\n\x16\x41\x44\x41PTER_STATE_DRAINING\x10\x04\x32\xb4\x02\n\rCriticService\x12U\n\x08\x43ritique\x12#.mondrian.critic.v1.CritiqueRequest\x1a$.mondrian.critic.v1.CritiqueResponse\x12i\n\x0eStreamCritique\x12).mondrian.critic.v1.StreamCritiqueRequest\x1a*.mondrian.critic.v1.StreamCritiqueResponse0\x01\x12\x61\n\x0cListAdapters\x12\'.mondrian.critic.v1.ListAdaptersRequest\x1a(.mondrian.critic.v1.ListAdaptersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mondrian.critic.v1.critic_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=1812
-  _globals['_FINISHREASON']._serialized_end=1907
-  _globals['_ADAPTERSTATE']._serialized_start=1910
-  _globals['_ADAPTERSTATE']._serialized_end=2062
+  _globals['_OUTPUTFORMAT']._serialized_start=2064
+  _globals['_OUTPUTFORMAT']._serialized_end=2186
+  _globals['_FINISHREASON']._serialized_start=2188
+  _globals['_FINISHREASON']._serialized_end=2283
+  _globals['_ADAPTERSTATE']._serialized_start=2286
+  _globals['_ADAPTERSTATE']._serialized_end=2438
   _globals['_GENERATIONCONFIG']._serialized_start=87
-  _globals['_GENERATIONCONFIG']._serialized_end=301
-  _globals['_GROUNDING']._serialized_start=303
-  _globals['_GROUNDING']._serialized_end=382
-  _globals['_CRITIQUEREQUEST']._serialized_start=385
-  _globals['_CRITIQUEREQUEST']._serialized_end=596
-  _globals['_CRITIQUERESPONSE']._serialized_start=599
-  _globals['_CRITIQUERESPONSE']._serialized_end=735
-  _globals['_AUTHORSHIP']._serialized_start=737
-  _globals['_AUTHORSHIP']._serialized_end=851
-  _globals['_COMPLETION']._serialized_start=854
-  _globals['_COMPLETION']._serialized_end=1084
-  _globals['_STREAMCRITIQUEREQUEST']._serialized_start=1086
-  _globals['_STREAMCRITIQUEREQUEST']._serialized_end=1163
-  _globals['_STREAMCRITIQUERESPONSE']._serialized_start=1166
-  _globals['_STREAMCRITIQUERESPONSE']._serialized_end=1343
-  _globals['_STARTED']._serialized_start=1345
-  _globals['_STARTED']._serialized_end=1406
-  _globals['_DELTA']._serialized_start=1408
-  _globals['_DELTA']._serialized_end=1429
-  _globals['_COMPLETED']._serialized_start=1431
-  _globals['_COMPLETED']._serialized_end=1494
-  _globals['_LISTADAPTERSREQUEST']._serialized_start=1496
-  _globals['_LISTADAPTERSREQUEST']._serialized_end=1556
-  _globals['_LISTADAPTERSRESPONSE']._serialized_start=1558
-  _globals['_LISTADAPTERSRESPONSE']._serialized_end=1667
-  _globals['_ADAPTER']._serialized_start=1670
-  _globals['_ADAPTER']._serialized_end=1810
-  _globals['_CRITICSERVICE']._serialized_start=2065
-  _globals['_CRITICSERVICE']._serialized_end=2373
+  _globals['_GENERATIONCONFIG']._serialized_end=358
+  _globals['_GROUNDING']._serialized_start=360
+  _globals['_GROUNDING']._serialized_end=439
+  _globals['_CRITIQUEREQUEST']._serialized_start=442
+  _globals['_CRITIQUEREQUEST']._serialized_end=653
+  _globals['_CRITIQUERESPONSE']._serialized_start=656
+  _globals['_CRITIQUERESPONSE']._serialized_end=840
+  _globals['_SECTIONS']._serialized_start=842
+  _globals['_SECTIONS']._serialized_end=939
+  _globals['_AUTHORSHIP']._serialized_start=941
+  _globals['_AUTHORSHIP']._serialized_end=1055
+  _globals['_COMPLETION']._serialized_start=1058
+  _globals['_COMPLETION']._serialized_end=1288
+  _globals['_STREAMCRITIQUEREQUEST']._serialized_start=1290
+  _globals['_STREAMCRITIQUEREQUEST']._serialized_end=1367
+  _globals['_STREAMCRITIQUERESPONSE']._serialized_start=1370
+  _globals['_STREAMCRITIQUERESPONSE']._serialized_end=1547
+  _globals['_STARTED']._serialized_start=1549
+  _globals['_STARTED']._serialized_end=1610
+  _globals['_DELTA']._serialized_start=1612
+  _globals['_DELTA']._serialized_end=1633
+  _globals['_COMPLETED']._serialized_start=1635
+  _globals['_COMPLETED']._serialized_end=1746
+  _globals['_LISTADAPTERSREQUEST']._serialized_start=1748
+  _globals['_LISTADAPTERSREQUEST']._serialized_end=1808
+  _globals['_LISTADAPTERSRESPONSE']._serialized_start=1810
+  _globals['_LISTADAPTERSRESPONSE']._serialized_end=1919
+  _globals['_ADAPTER']._serialized_start=1922
+  _globals['_ADAPTER']._serialized_end=2062
+  _globals['_CRITICSERVICE']._serialized_start=2441
+  _globals['_CRITICSERVICE']._serialized_end=2749
 # @@protoc_insertion_point(module_scope)

@@ -20,6 +20,54 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _OutputFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OutputFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OutputFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OUTPUT_FORMAT_UNSPECIFIED: _OutputFormat.ValueType  # 0
+    """The same as OUTPUT_FORMAT_PROSE."""
+    OUTPUT_FORMAT_PROSE: _OutputFormat.ValueType  # 1
+    """Prose in one flow."""
+    OUTPUT_FORMAT_JSON: _OutputFormat.ValueType  # 2
+    """One JSON object (RFC 8259) with exactly these fields, in this order:
+
+      overview   string: what the photograph shows
+      strengths  list of strings: what is strong
+      to_try     list of strings: what to try
+      voice      string: what the advisor would say of it in their own voice
+
+    The whole text is valid whatever the model writes, and also where max_tokens is reached: what could not be written
+    any more is then empty. Strings hold no control characters. A max_tokens in which the empty object does not fit
+    (some twenty tokens) is INVALID_ARGUMENT. repetition_penalty leaves the object's punctuation alone.
+    """
+    OUTPUT_FORMAT_SECTIONS: _OutputFormat.ValueType  # 3
+    """Prose under the headings of the sections. The model is asked for them and not held to them."""
+
+class OutputFormat(_OutputFormat, metaclass=_OutputFormatEnumTypeWrapper):
+    """The form of a critique's text."""
+
+OUTPUT_FORMAT_UNSPECIFIED: OutputFormat.ValueType  # 0
+"""The same as OUTPUT_FORMAT_PROSE."""
+OUTPUT_FORMAT_PROSE: OutputFormat.ValueType  # 1
+"""Prose in one flow."""
+OUTPUT_FORMAT_JSON: OutputFormat.ValueType  # 2
+"""One JSON object (RFC 8259) with exactly these fields, in this order:
+
+  overview   string: what the photograph shows
+  strengths  list of strings: what is strong
+  to_try     list of strings: what to try
+  voice      string: what the advisor would say of it in their own voice
+
+The whole text is valid whatever the model writes, and also where max_tokens is reached: what could not be written
+any more is then empty. Strings hold no control characters. A max_tokens in which the empty object does not fit
+(some twenty tokens) is INVALID_ARGUMENT. repetition_penalty leaves the object's punctuation alone.
+"""
+OUTPUT_FORMAT_SECTIONS: OutputFormat.ValueType  # 3
+"""Prose under the headings of the sections. The model is asked for them and not held to them."""
+Global___OutputFormat: _TypeAlias = OutputFormat  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -31,7 +79,7 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_STOP: _FinishReason.ValueType  # 1
     """The model ended the text."""
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 2
-    """The limit of tokens (max_tokens) was reached; the text may break off."""
+    """The limit of tokens (max_tokens) was reached; prose may break off, JSON was closed."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why a generation ended."""
@@ -41,7 +89,7 @@ FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
 FINISH_REASON_STOP: FinishReason.ValueType  # 1
 """The model ended the text."""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
-"""The limit of tokens (max_tokens) was reached; the text may break off."""
+"""The limit of tokens (max_tokens) was reached; prose may break off, JSON was closed."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 class _AdapterState:
@@ -87,6 +135,7 @@ class GenerationConfig(_message.Message):
     TOP_P_FIELD_NUMBER: _builtins.int
     REPETITION_PENALTY_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    OUTPUT_FORMAT_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     """The greatest number of tokens to write, 1 to the service's limit (1,024 unless configured); unset means the
     service's default (256 unless configured).
@@ -99,6 +148,8 @@ class GenerationConfig(_message.Message):
     """Divides the score of tokens that the prompt holds or that were written already, 1 to 2; unset means 1 (none)."""
     seed: _builtins.int
     """Makes sampling repeatable on one replica; unset draws a seed."""
+    output_format: Global___OutputFormat.ValueType
+    """The form of the text; unset means prose."""
     def __init__(
         self,
         *,
@@ -107,10 +158,11 @@ class GenerationConfig(_message.Message):
         top_p: _builtins.float | None = ...,
         repetition_penalty: _builtins.float | None = ...,
         seed: _builtins.int | None = ...,
+        output_format: Global___OutputFormat.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "max_tokens", b"max_tokens", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "max_tokens", b"max_tokens", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "max_tokens", b"max_tokens", "output_format", b"output_format", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
@@ -218,8 +270,9 @@ class CritiqueResponse(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     AUTHORSHIP_FIELD_NUMBER: _builtins.int
     COMPLETION_FIELD_NUMBER: _builtins.int
+    SECTIONS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """The text, valid UTF-8."""
+    """The text, valid UTF-8, as the model wrote it."""
     @_builtins.property
     def authorship(self) -> Global___Authorship:
         """Who wrote it."""
@@ -228,20 +281,70 @@ class CritiqueResponse(_message.Message):
     def completion(self) -> Global___Completion:
         """How the generation went."""
 
+    @_builtins.property
+    def sections(self) -> Global___Sections:
+        """The text by sections."""
+
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         authorship: Global___Authorship | None = ...,
         completion: Global___Completion | None = ...,
+        sections: Global___Sections | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["authorship", b"authorship", "completion", b"completion"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["authorship", b"authorship", "completion", b"completion", "sections", b"sections"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorship", b"authorship", "completion", b"completion", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorship", b"authorship", "completion", b"completion", "sections", b"sections", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CritiqueResponse: _TypeAlias = CritiqueResponse  # noqa: Y015
+
+@_typing.final
+class Sections(_message.Message):
+    """What a critique says, by section, read from its text: from JSON as it stands; from prose by the headings "Overview:",
+    "Strengths:", "To try:" and "Voice:" (or their like in Markdown) at the beginning of a line or a sentence. What
+    stands before the first heading is overview.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERVIEW_FIELD_NUMBER: _builtins.int
+    STRENGTHS_FIELD_NUMBER: _builtins.int
+    TO_TRY_FIELD_NUMBER: _builtins.int
+    VOICE_FIELD_NUMBER: _builtins.int
+    UNDIVIDED_FIELD_NUMBER: _builtins.int
+    overview: _builtins.str
+    """What the photograph shows. Where `undivided`: the whole text."""
+    voice: _builtins.str
+    """What the advisor says of it in their own voice; may be empty."""
+    undivided: _builtins.bool
+    """True when the text has no heading, so that all of it is in `overview`."""
+    @_builtins.property
+    def strengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is strong, a point each; may be empty."""
+
+    @_builtins.property
+    def to_try(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What to try, a point each; may be empty."""
+
+    def __init__(
+        self,
+        *,
+        overview: _builtins.str = ...,
+        strengths: _abc.Iterable[_builtins.str] | None = ...,
+        to_try: _abc.Iterable[_builtins.str] | None = ...,
+        voice: _builtins.str = ...,
+        undivided: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["overview", b"overview", "strengths", b"strengths", "to_try", b"to_try", "undivided", b"undivided", "voice", b"voice"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Sections: _TypeAlias = Sections  # noqa: Y015
 
 @_typing.final
 class Authorship(_message.Message):
@@ -446,18 +549,24 @@ class Completed(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COMPLETION_FIELD_NUMBER: _builtins.int
+    SECTIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def completion(self) -> Global___Completion:
         """How it went."""
+
+    @_builtins.property
+    def sections(self) -> Global___Sections:
+        """The whole text, the deltas joined, by sections."""
 
     def __init__(
         self,
         *,
         completion: Global___Completion | None = ...,
+        sections: Global___Sections | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "sections", b"sections"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "sections", b"sections"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,7 +9,7 @@ import typer
 from mondrian.gateway.v1 import gateway_pb2
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from services.cli.calls import Mode, Outcome, Question, ask, ask_many, ask_streaming
+from services.cli.calls import Form, Mode, Outcome, Question, ask, ask_many, ask_streaming
 from services.cli.client import CallFailed, Gateway
 from services.cli.console import FAILED, complain, err, out, remark
 from services.cli.documents import as_json, as_json_array, as_json_line, without_thumbnails
@@ -53,6 +53,9 @@ def analyze(
     grounded: Annotated[
         bool, typer.Option("--grounded", help="Let the critique build on references and scores; slower.")
     ] = False,
+    form: Annotated[
+        Form, typer.Option("--form", help="How the critique is written: in one flow, under headings, or as JSON.")
+    ] = Form.PROSE,
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", min=1, help="The greatest length of the critique, in tokens.")
     ] = None,
@@ -72,7 +75,7 @@ def analyze(
     if report is not None:
         require_writable(report)
     settings = ClientSettings.load()
-    question = Question(advisor, mode, top_k, instruction, grounded, max_tokens, thumbnails=report is not None)
+    question = Question(advisor, mode, top_k, instruction, grounded, max_tokens, report is not None, form)
     with Gateway(address or settings.address, settings) as gateway:
         if stream:
             outcomes = [_streamed(gateway, question, path, timeout, json_output) for path in photographs]
@@ -109,7 +112,7 @@ def _streamed(gateway: Gateway, question: Question, path: Path, timeout_s: float
     else:
         console = out()
         show_title(console, str(path), question.advisor, question.mode.value)
-        live = LiveAnswer(console, question.advisor)
+        live = LiveAnswer(console, question.advisor, as_written=question.form is not Form.JSON)
         try:
             outcome = ask_streaming(gateway, question, path, timeout_s, live)
         finally:

@@ -25,6 +25,14 @@ class Mode(StrEnum):
     COMBINED = "combined"
 
 
+class Form(StrEnum):
+    """How the critique is written, as typed."""
+
+    PROSE = "prose"
+    SECTIONS = "sections"
+    JSON = "json"
+
+
 @dataclass(frozen=True)
 class Question:
     """What is asked about every photograph."""
@@ -36,6 +44,7 @@ class Question:
     grounded: bool = False
     max_tokens: int | None = None
     thumbnails: bool = False
+    form: Form = Form.PROSE
 
     def about(self, photograph: bytes) -> gateway_pb2.AnalyzeRequest:
         """Returns the request for one photograph."""
@@ -49,7 +58,9 @@ class Question:
             grounded=self.grounded,
         )
         if self.max_tokens is not None:
-            request.generation_config.CopyFrom(critic_pb2.GenerationConfig(max_tokens=self.max_tokens))
+            request.generation_config.max_tokens = self.max_tokens
+        if self.form is not Form.PROSE:
+            request.generation_config.output_format = critic_pb2.OutputFormat.Value(f"OUTPUT_FORMAT_{self.form.name}")
         return request
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mondrian.critic.v1 import critic_pb2
 from mondrian.gateway.v1 import gateway_pb2
 from rich.console import Console
 
 from services.cli.console import plain
 from services.cli.show import (
     show_completion,
+    show_critique,
     show_critique_heading,
     show_failure,
     show_footer,
@@ -20,11 +22,15 @@ from services.cli.show import (
 
 
 class LiveAnswer:
-    """Prints the events of one answer. What becomes ready while the critique is being written waits for its end."""
+    """Prints the events of one answer. What becomes ready while the critique is being written waits for its end.
 
-    def __init__(self, console: Console, advisor: str) -> None:
+    `as_written`: the critique is printed as it comes; else at its end, by section.
+    """
+
+    def __init__(self, console: Console, advisor: str, *, as_written: bool = True) -> None:
         self._console = console
         self._advisor = advisor
+        self._as_written = as_written
         self._writing = self._begun = False
         self._waiting: list[Callable[[], None]] = []
 
@@ -34,13 +40,15 @@ class LiveAnswer:
         if kind == "critique_started":
             show_critique_heading(self._console, event.critique_started.authorship)
             self._writing, self._begun = True, False
-        elif kind == "critique_delta":
+        elif kind == "critique_delta" and self._as_written:
             # Models like to begin with a space or an empty line.
             text = plain(event.critique_delta.text)
             self._console.file.write(text if self._begun else text.lstrip())
             self._console.file.flush()
             self._begun = self._begun or bool(text.strip())
         elif kind == "critique_completed":
+            if not self._as_written:
+                show_critique(self._console, critic_pb2.CritiqueResponse(sections=event.critique_completed.sections))
             self._end_writing()
             show_completion(self._console, event.critique_completed.completion)
         elif kind == "references":

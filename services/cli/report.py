@@ -134,6 +134,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     filters: dict[str, Any] = {
+        "critique_sections": wording.critique_sections,
         "dimension": wording.dimension_name,
         "duration": wording.duration,
         "failure": wording.failure_sentence,

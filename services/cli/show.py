@@ -18,6 +18,7 @@ from rich.text import Text
 from services.cli.console import plain
 from services.cli.wording import (
     by_whom,
+    critique_sections,
     dimension_name,
     failure_sentence,
     how_written,
@@ -56,7 +57,7 @@ def show_answer(console: Console, response: gateway_pb2.AnalyzeResponse, advisor
         show_scores(console, response.scores, advisor)
     if response.HasField("critique"):
         show_critique_heading(console, response.critique.authorship)
-        console.print(Padding(Text(plain(response.critique.text).strip()), (0, 1)))
+        show_critique(console, response.critique)
         show_completion(console, response.critique.completion)
     for failure in response.failures:
         show_failure(console, failure)
@@ -122,6 +123,15 @@ def show_critique_heading(console: Console, authorship: critic_pb2.Authorship) -
     if authorship.fell_back:
         reason = authorship.fallback_reason or "The advisor has no adapter, so the base model answers."
         console.print(Padding(Text(plain(reason), style="yellow"), (0, 1)))
+
+
+def show_critique(console: Console, critique: critic_pb2.CritiqueResponse) -> None:
+    """Prints what a critique says: as it was written, or by section where it is divided."""
+    for heading, points in critique_sections(critique):
+        if heading:
+            console.print(Padding(Text(heading, style="bold"), (0, 1)))
+        for point in points:
+            console.print(Padding(Text(plain(point)), (0, 1, 0, 3 if heading else 1)))
 
 
 def show_completion(console: Console, completion: critic_pb2.Completion) -> None:

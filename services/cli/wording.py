@@ -47,6 +47,20 @@ def by_whom(authorship: critic_pb2.Authorship) -> str:
     return f"written by {authorship.model} with the adapter {authorship.adapter}{revision}"
 
 
+def critique_sections(critique: critic_pb2.CritiqueResponse) -> list[tuple[str, list[str]]]:
+    """Returns what a critique says as headings and their points; the first, without a heading, is the overview.
+
+    A critique that is not divided is its paragraphs, under no heading.
+    """
+    found = critique.sections
+    if found.undivided or not critique.HasField("sections"):
+        return [("", [line.strip() for line in critique.text.split("\n") if line.strip()])]
+    listed = ("Strengths", list(found.strengths)), ("What to try", list(found.to_try))
+    whole = ("", found.overview), ("In the advisor’s voice", found.voice)
+    paragraphs = [(heading, [line.strip() for line in text.split("\n") if line.strip()]) for heading, text in whole]
+    return [section for section in (paragraphs[0], *listed, paragraphs[1]) if section[1]]
+
+
 def how_written(completion: critic_pb2.Completion) -> str:
     """Returns the token count, the wait for the first token, and whether the text breaks off."""
     words = f"{completion.completion_tokens} tokens, the first after {duration(completion.time_to_first_token_ms)}"

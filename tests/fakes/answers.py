@@ -21,6 +21,13 @@ CRITIQUE: Final = (
     " the snow has lost its texture.\nWait until the shadow reaches the trees."
 )
 
+SECTIONS: Final = critic_pb2.Sections(
+    overview="The ridge leads to the moon.",
+    strengths=["The snow keeps its texture.", "The <b>lines</b> are level."],
+    to_try=["Wait for the shadow."],
+    voice="Place the snow on Zone VII.",
+)
+
 
 def picture(width: int = 96, height: int = 64, fmt: str = "JPEG") -> bytes:
     """Returns an encoded picture: a dark ridge under a bright sky."""
@@ -52,6 +59,14 @@ def answer(advisor: str = "ansel", *, thumbnails: bool = True) -> gateway_pb2.An
     for part, elapsed in ((gateway_pb2.PART_REFERENCES, 61.0), (gateway_pb2.PART_CRITIQUE, 1306.0)):
         response.part_timings.add(part=part, elapsed_ms=elapsed)
     response.part_timings.add(part=gateway_pb2.PART_SCORES, elapsed_ms=402.0)
+    return response
+
+
+def divided(advisor: str = "ansel") -> gateway_pb2.AnalyzeResponse:
+    """Returns a combined answer whose critique came as JSON."""
+    response = answer(advisor)
+    response.critique.text = '{"overview": "..."}'
+    response.critique.sections.CopyFrom(SECTIONS)
     return response
 
 

@@ -158,6 +158,8 @@ class FakeCritic(Scripted, critic_pb2_grpc.CriticServiceServicer):
         super().__init__()
         self.adapters = {"ansel": critic_pb2.ADAPTER_STATE_READY, "okeefe": critic_pb2.ADAPTER_STATE_READY}
         self.text = "The ridge leads the eye, approx. to the moon. The lower third is empty. Wait for the light."
+        self.sections: critic_pb2.Sections | None = None
+        """By section, where the text is divided."""
         self.between: Callable[[int], Any] | None = None
         """Awaited before each piece of a stream, with its number."""
 
@@ -174,7 +176,7 @@ class FakeCritic(Scripted, critic_pb2_grpc.CriticServiceServicer):
         )
 
     def _sections(self) -> critic_pb2.Sections:
-        return critic_pb2.Sections(overview=self.text, undivided=True)
+        return self.sections or critic_pb2.Sections(overview=self.text, undivided=True)
 
     async def Critique(self, request: critic_pb2.CritiqueRequest, context: Context) -> critic_pb2.CritiqueResponse:
         """Returns `text`."""

@@ -16,10 +16,12 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import code_pb2
+from mondrian.critic.v1 import critic_pb2
 from typer.testing import CliRunner
 
 from services.cli.commands import app
 from services.core.errors import EngineStopped, InvalidImage, Overloaded
+from tests.fakes import answers
 from tests.fakes.answers import picture
 from tests.fakes.certificates import Authority
 from tests.fakes.system import System, system
@@ -117,12 +119,13 @@ def test_shows_the_part_of_a_mode(
 
 
 def test_passes_the_options_on(stage: Stage, photograph: Path) -> None:
-    options = ("--top-k", "2", "--instruction", "Mind the sky.", "--max-tokens", "40")
+    options = ("--top-k", "2", "--instruction", "Mind the sky.", "--max-tokens", "40", "--form", "sections")
     assert stage.run("analyze", photograph, "-a", "ansel", *options).exit_code == 0
     assert stage.system.embedder.requests[-1].top_k == 2
     critique = stage.system.critic.requests[-1]
     assert critique.instruction == "Mind the sky."
     assert critique.generation_config.max_tokens == 40
+    assert critique.generation_config.output_format == critic_pb2.OUTPUT_FORMAT_SECTIONS
     assert critique.image.content == photograph.read_bytes()
 
 
@@ -133,6 +136,19 @@ def test_streams_the_critique(stage: Stage, photograph: Path) -> None:
     assert stage.system.critic.text in shown
     assert "Scores: 6.4 of 10" in shown
     assert shown.count("Moon over the ridge") >= 1
+
+
+@pytest.mark.parametrize("stream", [(), ("--stream",)])
+def test_a_critique_as_json_is_shown_by_section(stage: Stage, photograph: Path, stream: tuple[str, ...]) -> None:
+    stage.system.critic.text = '{"overview": "..."}'
+    stage.system.critic.sections = answers.SECTIONS
+    result = stage.run("analyze", photograph, "-a", "ansel", "-m", "lora", "--form", "json", *stream)
+    assert result.exit_code == 0, result.output
+    assert stage.system.critic.requests[-1].generation_config.output_format == critic_pb2.OUTPUT_FORMAT_JSON
+    shown = flat(result.stdout)
+    assert "The ridge leads to the moon. Strengths The snow keeps its texture." in shown
+    assert "What to try Wait for the shadow. In the advisor’s voice Place the snow on Zone VII." in shown
+    assert "{" not in shown
 
 
 def test_a_part_that_fails_is_said_and_the_others_are_shown(stage: Stage, photograph: Path) -> None:

@@ -93,6 +93,16 @@ def test_shows_every_part_of_an_answer(tmp_path: Path, photograph: Path) -> None
     assert all("alt" in picture for picture in pictures)
 
 
+def test_a_divided_critique_is_shown_by_section(tmp_path: Path, photograph: Path) -> None:
+    _, page = written(tmp_path, Outcome(photograph, answers.divided()))
+    assert (
+        "Critique The ridge leads to the moon. Strengths The snow keeps its texture. The <b>lines</b> are level. "
+        "What to try Wait for the shadow. In the advisor’s voice Place the snow on Zone VII. written by"
+    ) in page.text
+    assert "overview" not in page.text
+    assert not page.all("b")
+
+
 def test_needs_nothing_but_itself(tmp_path: Path, photograph: Path) -> None:
     content, page = written(tmp_path, Outcome(photograph, answers.without_critique()))
     assert not {tag for tag, _ in page.elements} & {"script", "link", "iframe", "object", "embed", "base", "form"}

@@ -12,7 +12,7 @@ TIMES ?= 200
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check lint format types imports protos protos-check manifests lock mini mini-advisors \
-        mini-clip mini-critic mini-eval score-eval bench chaos clean
+        mini-clip mini-critic mini-eval score-eval bench chaos mixed clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -83,6 +83,9 @@ bench: install  ## measure speed against ceilings of the same run (minutes; on a
 
 chaos: install  ## kill precompute at random instants, and see that nothing is lost  [TIMES=n]
 	@$(BIN)/python -m tests.load.kill_precompute --times $(TIMES)
+
+mixed: install  ## compare a thousand mixed critiques through eight adapters with the same ones written alone (minutes)
+	@$(BIN)/python -m tests.load.mixed_critiques
 
 clean:  ## remove everything that was installed, pre-computed or cached
 	@rm -rf $(VENV) .mondrian .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

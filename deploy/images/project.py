@@ -1,7 +1,7 @@
 """What an image takes from pyproject.toml, so that nothing is listed twice.
 
-`project.py requirements PYPROJECT SERVICE` prints what pip has to install for one service: the dependencies of the
-project and of the extra that is named like the service, exactly what `mondrian[SERVICE]` is given.
+`project.py requirements PYPROJECT SERVICE [EXTRA ...]` prints what pip has to install for one service: the dependencies
+of the project, of the extra that is named like the service, and of further extras: what `mondrian[SERVICE]` is given.
 `project.py metadata PYPROJECT FOLDER` writes the name and version that importlib.metadata reads: an image holds the
 code of one service, as files, and no installed distribution.
 """
@@ -11,17 +11,18 @@ import tomllib
 from pathlib import Path
 
 
-def requirements(pyproject: Path, service: str) -> list[str]:
-    """Returns the requirements of `service`, sorted.
+def requirements(pyproject: Path, service: str, *further: str) -> list[str]:
+    """Returns the requirements of `service` and of `further` extras, sorted.
 
     Raises:
         SystemExit: pyproject.toml has no extra of that name; the sentence lists the ones it has.
     """
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
     extras: dict[str, list[str]] = project["optional-dependencies"]
-    if service not in extras:
-        sys.exit(f"There is no service {service!r}: SERVICE is one of {', '.join(sorted(extras))}.")
-    return sorted({*project["dependencies"], *extras[service]})
+    for name in (service, *further):
+        if name not in extras:
+            sys.exit(f"There is no service {name!r}: SERVICE is one of {', '.join(sorted(extras))}.")
+    return sorted({*project["dependencies"], *(line for name in (service, *further) for line in extras[name])})
 
 
 def write_metadata(pyproject: Path, folder: Path) -> Path:
@@ -36,8 +37,8 @@ def write_metadata(pyproject: Path, folder: Path) -> Path:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["requirements", pyproject, service]:
-            print("\n".join(requirements(Path(pyproject), service)))
+        case ["requirements", pyproject, service, *further]:
+            print("\n".join(requirements(Path(pyproject), service, *further)))
         case ["metadata", pyproject, folder]:
             write_metadata(Path(pyproject), Path(folder))
         case _:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,10 @@ SAMPLES: Final = MINI_DIR / "advisors"
 SERVICES_DIR: Final = Path(__file__).resolve().parents[1]
 NOTE: Final = "samples.sha256"
 """The file in the data folder that says of what the samples were made."""
+SPACE_MAKERS: Final = tuple(
+    f"MONDRIAN_{service}{name}" for service in ("", "EMBEDDER_", "SCORER_") for name in ("ENGINE", "DTYPE")
+)
+"""Settings of the services with which the same weights make another space."""
 
 
 def sample_folders() -> list[Path]:
@@ -32,8 +37,10 @@ def sample_folders() -> list[Path]:
 
 
 def fingerprint(settings: CommonSettings) -> str:
-    """Returns the sha256 of everything that the samples' releases follow from: photographs, weights, code."""
+    """Returns the sha256 of everything that the samples' releases follow from: settings, photographs, weights, code."""
     digest = hashlib.sha256()
+    for name in SPACE_MAKERS:
+        digest.update(f"{name}={os.environ.get(name, '')}\n".encode())
     for path in _sources(settings):
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
         with path.open("rb") as file:

@@ -6,11 +6,11 @@ downloaded, and no pickle is opened.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import json
 import logging
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +28,7 @@ from services.core.images import DEFAULT_LIMITS, ImageLimits
 from services.core.settings import MINI_DIR
 from services.embedder import preprocessing
 from services.embedder.encoder import Matrix, Tokens
+from services.embedder.imports import without
 from services.embedder.preprocessing import Pixels, Preprocessing
 from services.embedder.settings import EmbedderSettings
 
@@ -51,8 +52,8 @@ class ClipEncoder:
         self._model = model
         self._tokenizer = tokenizer
         self._tokenizing = threading.Lock()
-        self._device = device
-        self._dtype: torch.dtype = next(model.parameters()).dtype
+        self.device = device
+        self.dtype: torch.dtype = next(model.parameters()).dtype
         # [1, 3, 1, 1]: of 0..255, so that dividing by 255 costs nothing.
         self._mean = torch.tensor(prepare.mean, device=device).view(1, 3, 1, 1) * 255.0
         self._scale = 1.0 / (torch.tensor(prepare.std, device=device).view(1, 3, 1, 1) * 255.0)
@@ -75,6 +76,11 @@ class ClipEncoder:
             tokens: Tokens = self._tokenizer([text])[0].numpy()
         return tokens
 
+    def image_tower(self) -> torch.nn.Module:
+        """Returns a copy of the image tower in float32, its weights as the served ones were rounded."""
+        tower: torch.nn.Module = copy.deepcopy(self._model.visual).float()
+        return tower
+
     def forward_images(self, batch: Sequence[Pixels]) -> Matrix:
         """See Encoder.
 
@@ -82,10 +88,10 @@ class ClipEncoder:
             DeviceMemory: the batch does not fit into the device's memory.
         """
         with torch.inference_mode(), device_memory_guard():
-            pixels = torch.from_numpy(np.stack(batch)).to(self._device).permute(0, 3, 1, 2)
+            pixels = torch.from_numpy(np.stack(batch)).to(self.device).permute(0, 3, 1, 2)
             # In float32 for the whole batch at once, then to the weights' dtype: no autocast, whose copies of the
             # attention weights make batches slower than single photographs.
-            scaled = ((pixels.float() - self._mean) * self._scale).to(self._dtype)
+            scaled = ((pixels.float() - self._mean) * self._scale).to(self.dtype)
             return _unit(self._model.encode_image(scaled))
 
     def forward_texts(self, batch: Sequence[Tokens]) -> Matrix:
@@ -95,7 +101,7 @@ class ClipEncoder:
             DeviceMemory: the batch does not fit into the device's memory.
         """
         with torch.inference_mode(), device_memory_guard():
-            return _unit(self._model.encode_text(torch.from_numpy(np.stack(batch)).to(self._device)))
+            return _unit(self._model.encode_text(torch.from_numpy(np.stack(batch)).to(self.device)))
 
 
 def load_encoder(settings: EmbedderSettings) -> ClipEncoder:
@@ -163,15 +169,8 @@ def _fetch(profile: str) -> str:
 def _import_open_clip() -> None:
     """Imports open_clip without transformers, which it would import for towers that are not served here: 2 s of CPU."""
     torchvision_shim.install()
-    hidden = "transformers" not in sys.modules
-    if hidden:
-        # An import of None raises ImportError, which open_clip is prepared for.
-        sys.modules["transformers"] = None  # type: ignore[assignment]
-    try:
+    with without("transformers"):
         importlib.import_module("open_clip")
-    finally:
-        if hidden:
-            del sys.modules["transformers"]
 
 
 def _model(model_config: dict[str, Any], weights: Path) -> Any:

@@ -10,17 +10,11 @@ from inference import open_inference_pb2, open_inference_pb2_grpc
 from mondrian.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 
 from services.embedder.encoder import Encoder
+from services.embedder.loading import load
 from services.embedder.open_inference import OpenInferenceServicer
 from services.embedder.servicer import EmbedderServicer
 from services.embedder.serving import Serving
 from services.embedder.settings import EmbedderSettings
-
-
-def _clip(settings: EmbedderSettings) -> Encoder:
-    # Imported when it is loaded, so that a server with another encoder needs no torch.
-    from services.embedder.clip import load_encoder
-
-    return load_encoder(settings)
 
 
 class EmbedderComponent:
@@ -29,7 +23,7 @@ class EmbedderComponent:
     service_name: Final[str] = embedder_pb2.DESCRIPTOR.services_by_name["EmbedderService"].full_name
     further_names: Final = (open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,)
 
-    def __init__(self, settings: EmbedderSettings, make_encoder: Callable[[EmbedderSettings], Encoder] = _clip) -> None:
+    def __init__(self, settings: EmbedderSettings, make_encoder: Callable[[EmbedderSettings], Encoder] = load) -> None:
         self.serving = Serving(settings)
         self._make_encoder = make_encoder
 

@@ -29,15 +29,16 @@ def run(
 ) -> int:
     """Returns the exit code of the command; see the module."""
     description = "Pre-computes the embeddings of an advisor's reference photographs into a release."
-    body = functools.partial(_run, make_encoder=make_encoder or _clip)
+    body = functools.partial(_run, make_encoder=make_encoder)
     return run_command("services.embedder.precompute", description, body, arguments)
 
 
-def _run(options: argparse.Namespace, make_encoder: Callable[[EmbedderSettings], Encoder]) -> list[str]:
+def _run(options: argparse.Namespace, make_encoder: Callable[[EmbedderSettings], Encoder] | None) -> list[str]:
     from services.core.advisors import load_advisor
     from services.core.progress import progress
     from services.core.releases import ReleaseStore
     from services.core.settings import available_cpus
+    from services.embedder.loading import load
     from services.embedder.precomputation import precompute, sentences
     from services.embedder.settings import EmbedderSettings
 
@@ -45,7 +46,7 @@ def _run(options: argparse.Namespace, make_encoder: Callable[[EmbedderSettings],
     folder = load_advisor(options.advisor_dir, options.advisor_id)
     outcome = precompute(
         folder,
-        make_encoder(settings),
+        (make_encoder or load)(settings),
         ReleaseStore(settings.releases_root),
         limits=settings.image_limits,
         batch=settings.max_batch,
@@ -54,12 +55,6 @@ def _run(options: argparse.Namespace, make_encoder: Callable[[EmbedderSettings],
         report=lambda title, total: progress(title, total, quiet=options.quiet),
     )
     return sentences(folder.id, outcome)
-
-
-def _clip(settings: EmbedderSettings) -> Encoder:
-    from services.embedder.clip import load_encoder
-
-    return load_encoder(settings)
 
 
 if __name__ == "__main__":

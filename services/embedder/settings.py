@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from services.core.images import ImageLimits
 from services.core.settings import MINI_DIR, ModelSettings, service_config
@@ -19,6 +21,10 @@ class EmbedderSettings(ModelSettings):
     """The port to listen on; 0 takes a free one."""
     model_path: Path | None = None
     """The open_clip folder (open_clip_config.json, open_clip_model.safetensors); unset takes the profile's."""
+    engine: Literal["torch", "openvino"] = "torch"
+    """What runs the image tower; `openvino` (extra embedder-cpu) is faster on CPUs, in a space of its own."""
+    engine_cache_dir: Path | None = None
+    """The folder that keeps what was exported for OpenVINO; unset takes `engines` in data_dir. May be removed."""
     decode_threads: int = Field(default=0, ge=0)
     """Threads that decode photographs beside the model; 0 means one for each CPU the process may use."""
     cache_entries: int = Field(default=10_000, ge=0)
@@ -27,6 +33,18 @@ class EmbedderSettings(ModelSettings):
     """Seconds between two looks for a new release."""
     keep_releases: int = Field(default=5, ge=0)
     """How many older releases precompute leaves to roll back to."""
+
+    @field_validator("engine")
+    @classmethod
+    def _is_installed(cls, engine: str) -> str:
+        if engine != "torch" and importlib.util.find_spec(engine) is None:
+            raise ValueError(f"{engine} is not installed: pip install -c deploy/constraints.txt '.[embedder-cpu]'")
+        return engine
+
+    @property
+    def engine_cache(self) -> Path:
+        """The folder that keeps what was exported."""
+        return self.engine_cache_dir or self.data_dir / "engines"
 
     @property
     def encoder_folder(self) -> Path:

@@ -101,7 +101,7 @@ def measure_tower(encoder: ClipEncoder, rounds: int) -> dict[str, Figures]:
         pixels = list(noise[:batch])
         encoder.forward_images(pixels)
         figures[f"batch {batch}"] = {"ms": cpu_ms(functools.partial(encoder.forward_images, pixels), rounds) / batch}
-    square = torch.randn(2048, 2048, dtype=encoder._dtype)
+    square = torch.randn(2048, 2048, dtype=encoder.dtype)
     square @ square
     milliseconds = cpu_ms(lambda: square @ square, rounds)
     figures["matrix product"] = {"gflops": 2 * 2048**3 / milliseconds / 1e6}

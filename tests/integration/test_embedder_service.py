@@ -24,6 +24,7 @@ from services.core.progress import progress
 from services.core.releases import ReleaseStore
 from services.core.server import running
 from services.embedder.component import EmbedderComponent
+from services.embedder.loading import load
 from services.embedder.precomputation import precompute
 from services.embedder.settings import EmbedderSettings
 from tests.fakes.encoder import FakeEncoder
@@ -472,18 +473,17 @@ async def test_a_fault_of_the_model_is_internal_without_details(service: Service
 # The real encoder
 
 
-async def test_a_real_open_clip_folder_is_served(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+async def test_a_real_open_clip_folder_is_served(tmp_path: Path, engine: str) -> None:
     """precompute by its command, then the server, both with the same folder of random weights."""
     from services.embedder import precompute as command
 
     model = write_folder(tmp_path / "model")
     folder = advisor_folder(tmp_path / "ansel", range(5))
-    overrides = {"model_path": model, "dtype": "float32", "device": "cpu", "torch_threads": 1}
+    overrides = {"model_path": model, "dtype": "float32", "device": "cpu", "torch_threads": 1, "engine": engine}
     settings = EmbedderSettings.load(port=0, data_dir=tmp_path / "data", **overrides)
-    from services.embedder.clip import load_encoder
-
     arguments = ["--advisor-dir", str(folder), "--advisor-id", "ansel", "--data-dir", str(settings.data_dir), "--quiet"]
-    assert command.run(arguments, make_encoder=lambda _: load_encoder(settings)) == 0
+    assert command.run(arguments, make_encoder=lambda _: load(settings)) == 0
     async with (
         running(EmbedderComponent(settings), settings) as address,
         grpc.aio.insecure_channel(address, options=channel_options()) as channel,

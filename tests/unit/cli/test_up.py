@@ -156,6 +156,9 @@ def test_samples_are_made_again_when_what_they_follow_from_has_changed(
     assert not samples.outdated(settings), "never made, so never outdated"
     samples.remember(settings)
     assert not samples.outdated(settings)
+    monkeypatch.setenv("MONDRIAN_EMBEDDER_ENGINE", "openvino")
+    assert samples.outdated(settings), "another engine is another space"
+    monkeypatch.delenv("MONDRIAN_EMBEDDER_ENGINE")
     (photographs / "new.jpg").write_bytes(b"x")
     assert samples.outdated(settings)
     asked = samples_asked_for(monkeypatch)

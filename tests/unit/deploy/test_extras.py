@@ -16,6 +16,7 @@ from tests.unit.deploy.conftest import SERVICES
 
 # Model services alone call what imports these in core, and only when they do.
 LAZY_IN_CORE = {"torch", "torchvision"}
+OPTIONAL = {"embedder": ("embedder-cpu",)}
 OWN = {"services", "mondrian", "inference", "deploy"}
 
 
@@ -63,7 +64,8 @@ def distributions() -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("service", [*SERVICES, "cli"])
 def test_an_image_has_everything_that_its_service_imports(service: str, distributions: dict[str, set[str]]) -> None:
-    there = installed_with(service)
+    # What an extra of its own brings is imported where a setting asks for it.
+    there = installed_with(service).union(*(installed_with(extra) for extra in OPTIONAL.get(service, ())))
     names = imported(ROOT / "services" / service) | (imported(ROOT / "services" / "core") - LAZY_IN_CORE)
     missing = {name for name in names if not there & distributions.get(name, {name})}
     assert names

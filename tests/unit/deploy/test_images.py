@@ -100,6 +100,14 @@ def test_unknown_service_is_refused_with_the_ones_there_are() -> None:
         requirements(ROOT / "pyproject.toml", "painter")
 
 
+def test_a_further_extra_is_added() -> None:
+    plain = requirements(ROOT / "pyproject.toml", "embedder")
+    added = set(requirements(ROOT / "pyproject.toml", "embedder", "embedder-cpu")) - set(plain)
+    assert [re.split(r"[><=]", line)[0] for line in added] == ["openvino"]
+    with pytest.raises(SystemExit, match="no service 'nothing'"):
+        requirements(ROOT / "pyproject.toml", "embedder", "nothing")
+
+
 def test_metadata_tells_the_version(tmp_path: Path) -> None:
     write_metadata(ROOT / "pyproject.toml", tmp_path)
     (found,) = importlib.metadata.distributions(name="mondrian", path=[str(tmp_path)])

@@ -30,6 +30,19 @@ def test_limits_of_photographs_follow_the_settings() -> None:
     assert (limits.max_bytes, limits.max_pixels) == (2 * 1024 * 1024, 1000)
 
 
+def test_an_engine_that_is_not_installed_names_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert EmbedderSettings.load().engine == "torch"
+    monkeypatch.setenv("MONDRIAN_EMBEDDER_ENGINE", "openvino")
+    with pytest.raises(ConfigurationError, match=r"MONDRIAN_EMBEDDER_ENGINE: .*pip install .*\.\[embedder-cpu\]"):
+        EmbedderSettings.load()
+
+
+def test_exports_are_kept_beside_the_releases_unless_told_otherwise() -> None:
+    assert EmbedderSettings.load(data_dir=Path("/data")).engine_cache == Path("/data/engines")
+    assert EmbedderSettings.load(engine_cache_dir=Path("/tmp/x")).engine_cache == Path("/tmp/x")
+
+
 def test_a_value_out_of_range_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MONDRIAN_EMBEDDER_POLL_S", "0")
     with pytest.raises(ConfigurationError, match="MONDRIAN_EMBEDDER_POLL_S"):

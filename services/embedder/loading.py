@@ -1,0 +1,23 @@
+"""The encoder that the settings ask for. It imports torch when called: a server with another encoder needs none."""
+
+from __future__ import annotations
+
+from services.core.settings import available_cpus
+from services.embedder.encoder import Encoder
+from services.embedder.settings import EmbedderSettings
+
+
+def load(settings: EmbedderSettings) -> Encoder:
+    """Returns the encoder of the settings' folder on the settings' engine.
+
+    Raises:
+        ConfigurationError: it cannot be loaded, or the engine does not keep its embeddings well enough.
+    """
+    from services.embedder.clip import load_encoder
+
+    clip = load_encoder(settings)
+    if settings.engine == "torch":
+        return clip
+    from services.embedder.openvino_encoder import load_openvino
+
+    return load_openvino(clip, settings.engine_cache, settings.torch_threads or available_cpus())

@@ -15,7 +15,7 @@ from services.core.releases import Release, ReleaseStore
 from services.embedder.catalogue import FILE_NAME, Catalogue
 from services.embedder.encoder import Encoder
 from services.embedder.gathering import Source, gather
-from services.embedder.index import IndexRecord
+from services.embedder.indexing import Asked, IndexRecord
 from services.embedder.publishing import publish
 from services.embedder.work import Work
 
@@ -47,12 +47,14 @@ def precompute(
     batch: int = 32,
     threads: int = 1,
     keep: int = 5,
+    index: Asked = "auto",
     report: Callable[[str, int], contextlib.AbstractContextManager[Progress]],
 ) -> Outcome:
     """Publishes a release with the advisor's photographs and returns what was done.
 
     `batch` photographs meet the encoder at once, `threads` threads decode, `keep` older releases are left to roll
-    back to. `report` makes the progress of a title and a number of photographs.
+    back to, `index` is how references are to be searched. `report` makes the progress of a title and a number of
+    photographs.
 
     Raises:
         WriterBusy: another precompute runs.
@@ -78,7 +80,7 @@ def precompute(
                     f"{findings.skipped[0].file_name}: {findings.skipped[0].sentence}"
                 )
             kept = before if same_space else None
-            release, record = publish(writer, folder, encoder, findings, source, kept, catalogue)
+            release, record = publish(writer, folder, encoder, findings, source, kept, catalogue, index)
             writer.collect(keep)
             work.forget(findings.entries)
         return Outcome(
@@ -93,8 +95,8 @@ def precompute(
 
 def sentences(advisor: str, outcome: Outcome) -> list[str]:
     """Returns what a run did, for people."""
-    recall = outcome.index.recall.values()
-    searched = f"by HNSW with recall {min(recall):.4f}" if recall else "exactly"
+    recall = min(outcome.index.recall.values(), default=1.0)
+    searched = f"by HNSW with recall {recall:.4f}" if outcome.index.method == "hnsw" else "exactly"
     return [
         f"{advisor}: {outcome.references} references, {outcome.computed} of them new, searched {searched}; "
         f"release {outcome.release.id[:12]}.",

@@ -52,6 +52,7 @@ def _run(options: argparse.Namespace, make_encoder: Callable[[EmbedderSettings],
         batch=settings.max_batch,
         threads=settings.decode_threads or available_cpus(),
         keep=settings.keep_releases,
+        index=settings.index,
         report=lambda title, total: progress(title, total, quiet=options.quiet),
     )
     return sentences(folder.id, outcome)

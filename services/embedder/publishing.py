@@ -16,7 +16,7 @@ from services.core.settings import available_cpus
 from services.embedder.catalogue import FILE_NAME, AdvisorRecord, Catalogue, CatalogueWriter, Entry
 from services.embedder.encoder import Encoder, encoder_id
 from services.embedder.gathering import Findings, Source
-from services.embedder.index import IndexRecord, build_index
+from services.embedder.indexing import Asked, IndexRecord, build_index
 from services.embedder.references import index_file
 from services.embedder.work import storage_error
 
@@ -32,7 +32,13 @@ def publish(
     source: Source,
     before: Release | None,
     catalogue: Catalogue | None,
+    asked: Asked,
 ) -> tuple[Release, IndexRecord]:
+    """Publishes the advisor as it was found beside the other advisors of the release before.
+
+    Returns the release and how the advisor is searched. An index is built anew only where its vectors have changed, or
+    another one is asked for.
+    """
     advisors = {folder.id: (_advisor(folder), [findings.entries[one] for one in sorted(findings.entries)])}
     records: dict[str, IndexRecord] = {}
     skipped = {folder.id: [vars(one) for one in findings.skipped]}
@@ -47,13 +53,13 @@ def publish(
         for advisor_id, (_, entries) in advisors.items():
             file_name = index_file(advisor_id)
             known = records.get(advisor_id)
-            if known is not None and _same_vectors(catalogue, advisor_id, entries, source):
+            if known is not None and known.asked == asked and _same_vectors(catalogue, advisor_id, entries, source):
                 if before is not None and known.method == "hnsw":
                     shutil.copyfile(before.file(file_name), staged / file_name)
                 continue
             matrix = np.stack([source.require(one.id).embedding for one in entries])
             threads = available_cpus() if len(entries) > _PARALLEL_BUILD else 1
-            records[advisor_id] = build_index(matrix, staged / file_name, threads=threads)
+            records[advisor_id] = build_index(matrix, staged / file_name, threads=threads, asked=asked)
         release = writer.publish(
             staged,
             space_id=encoder.space_id,

@@ -14,7 +14,8 @@ from services.core.errors import AdvisorNotFound, ConfigurationError, ReferenceN
 from services.core.releases import Release
 from services.embedder.catalogue import FILE_NAME, AdvisorRecord, Catalogue, Entry, ReferenceRecord
 from services.embedder.encoder import Vector
-from services.embedder.index import Hit, IndexRecord, ReferenceIndex, load_index
+from services.embedder.index import Hit, ReferenceIndex
+from services.embedder.indexing import IndexRecord, load_index
 from services.embedder.selection import Filter, diverse
 
 # A reference's own embedding must come back as itself; equal photographs in one folder are stored once.
@@ -184,12 +185,8 @@ def load_references(release: Release, *, space_id: str, encoder_name: str, dimen
                     f"Release {release.id[:12]} has {advisor.reference_count} references of {advisor.id} and an "
                     f"index of {record.count} x {record.dimensions}, where the encoder has {dimensions} dimensions."
                 )
-            exact = record.method == "exact"
-            indexes[advisor.id] = load_index(
-                record,
-                None if exact else release.file(index_file(advisor.id)),
-                catalogue.matrix(advisor.id) if exact else None,
-            )
+            graph = release.file(index_file(advisor.id)) if record.method == "hnsw" else None
+            indexes[advisor.id] = load_index(record, graph, catalogue.matrix(advisor.id))
         references = References(release, release.id, catalogue, indexes)
         for advisor in references.advisors:
             _canary(references, advisor)

@@ -33,6 +33,8 @@ class EmbedderSettings(ModelSettings):
     """Seconds between two looks for a new release."""
     keep_releases: int = Field(default=5, ge=0)
     """How many older releases precompute leaves to roll back to."""
+    index: Literal["auto", "exact", "hnsw"] = "auto"
+    """How precompute has references searched: `auto` (by whichever it measures to be better), `exact` or `hnsw`."""
 
     @field_validator("engine")
     @classmethod

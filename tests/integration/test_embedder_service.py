@@ -55,6 +55,7 @@ class Service:
             FakeEncoder(space_id=self.encoder.space_id),
             self.store,
             limits=ImageLimits(),
+            index="hnsw",
             report=lambda title, total: progress(title, total, quiet=True),
         )
         return outcome.release.id

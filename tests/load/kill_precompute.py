@@ -161,7 +161,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the random instants (default %(default)s)")
     options = parser.parse_args()
     # Small batches: many instants that differ. The processes are forked, which threads would forbid.
-    os.environ.update(MONDRIAN_EMBEDDER_MAX_BATCH="2", MONDRIAN_EMBEDDER_DECODE_THREADS="1")
+    os.environ.update(
+        MONDRIAN_EMBEDDER_MAX_BATCH="2", MONDRIAN_EMBEDDER_DECODE_THREADS="1", MONDRIAN_EMBEDDER_INDEX="hnsw"
+    )
     with tempfile.TemporaryDirectory() as folder:
         try:
             report = torture(options.times, options.photographs, Path(folder), options.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import hnswlib
@@ -11,17 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.core.errors import ConfigurationError, InvalidEmbedding
-from services.embedder import index
 from services.embedder.encoder import Matrix, Vector
-from services.embedder.index import (
-    ExactIndex,
-    HnswIndex,
-    IndexRecord,
-    build_index,
-    load_index,
-    unit_matrix,
-    unit_vector,
-)
+from services.embedder.hnsw import HnswIndex
+from services.embedder.index import ExactIndex, ReferenceIndex, unit_matrix, unit_vector
+from services.embedder.indexing import IndexRecord, build_index, load_index
 
 
 def clustered(count: int, dimensions: int = 32, seed: int = 0) -> Matrix:
@@ -30,6 +24,11 @@ def clustered(count: int, dimensions: int = 32, seed: int = 0) -> Matrix:
     centres = generator.normal(size=(20, dimensions))
     vectors = centres[generator.integers(20, size=count)] + 0.3 * generator.normal(size=(count, dimensions))
     return unit_matrix(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+def by_graph(matrix: Matrix, path: Path) -> ReferenceIndex:
+    """Returns the vectors' graph, written to `path` and loaded."""
+    return load_index(build_index(matrix, path, asked="hnsw"), path, matrix)
 
 
 def brute(matrix: Matrix, query: Vector, top_k: int) -> list[int]:
@@ -42,10 +41,8 @@ def brute(matrix: Matrix, query: Vector, top_k: int) -> list[int]:
 @pytest.mark.parametrize("method", ["hnsw", "exact"])
 def test_both_methods_find_what_comparing_with_all_finds(tmp_path: Path, count: int, method: str) -> None:
     matrix = clustered(count)
-    record = build_index(matrix, tmp_path / "one.hnsw")
-    assert record.method == "hnsw"
-    assert record.recall["10"] >= 0.999
-    searched = load_index(record, tmp_path / "one.hnsw", None) if method == "hnsw" else ExactIndex(matrix)
+    searched = by_graph(matrix, tmp_path / "one.hnsw") if method == "hnsw" else ExactIndex(matrix)
+    assert isinstance(searched, HnswIndex) == (method == "hnsw")
     assert searched.count == count
     for query in clustered(20, seed=1):
         hits = searched.search(query, 10)
@@ -57,16 +54,15 @@ def test_both_methods_find_what_comparing_with_all_finds(tmp_path: Path, count: 
 
 def test_more_are_asked_for_than_there_are(tmp_path: Path) -> None:
     matrix = clustered(5)
-    record = build_index(matrix, tmp_path / "one.hnsw")
-    for searched in (load_index(record, tmp_path / "one.hnsw", None), ExactIndex(matrix)):
+    for searched in (by_graph(matrix, tmp_path / "one.hnsw"), ExactIndex(matrix)):
         assert sorted(hit.label for hit in searched.search(matrix[0], 100)) == [0, 1, 2, 3, 4]
 
 
 def test_a_subset_is_searched_exactly(tmp_path: Path) -> None:
     matrix = clustered(500)
-    record = build_index(matrix, tmp_path / "one.hnsw")
-    subset = np.arange(3, 500, 7)
-    for each in (load_index(record, tmp_path / "one.hnsw", None), ExactIndex(matrix)):
+    # Few of all and most of all are compared in two ways.
+    few, most = np.arange(3, 500, 7), np.delete(np.arange(500), [3, 77, 400])
+    for each, subset in itertools.product((by_graph(matrix, tmp_path / "one.hnsw"), ExactIndex(matrix)), (few, most)):
         for query in clustered(5, seed=2):
             labels = [hit.label for hit in each.search_among(query, 10, subset)]
             assert labels == [int(subset[place]) for place in brute(matrix[subset], query, 10)]
@@ -78,10 +74,7 @@ def test_a_subset_is_searched_exactly(tmp_path: Path) -> None:
 def test_equal_vectors_come_in_the_order_of_their_labels(tmp_path: Path, count: int) -> None:
     matrix = clustered(count)
     matrix[3:9] = matrix[20]
-    record = build_index(matrix, tmp_path / "one.hnsw")
-    searched = ExactIndex(matrix)
-    indexes = [searched] if record.method == "exact" else [searched, load_index(record, tmp_path / "one.hnsw", None)]
-    for each in indexes:
+    for each in (ExactIndex(matrix), by_graph(matrix, tmp_path / "one.hnsw")):
         hits = each.search(matrix[20], 4)
         assert [hit.label for hit in hits] == [3, 4, 5, 6]
         assert len({hit.similarity for hit in hits}) == 1
@@ -89,30 +82,14 @@ def test_equal_vectors_come_in_the_order_of_their_labels(tmp_path: Path, count: 
 
 def test_a_thousand_equal_vectors_are_searched_all_the_same(tmp_path: Path) -> None:
     matrix = unit_matrix(np.repeat(clustered(1), 1000, axis=0))
-    record = build_index(matrix, tmp_path / "one.hnsw")
-    searched = load_index(record, tmp_path / "one.hnsw", matrix)
+    searched = by_graph(matrix, tmp_path / "one.hnsw")
     assert len(searched.search(matrix[0], 100)) == 100
-
-
-def test_where_the_graph_does_not_reach_the_goal_the_search_is_exact(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    generator = np.random.default_rng(0)
-    isotropic = generator.normal(size=(2500, 256))
-    matrix = unit_matrix(isotropic / np.linalg.norm(isotropic, axis=1, keepdims=True))
-    monkeypatch.setattr(index, "_BREADTHS", (128,))
-    record = build_index(matrix, tmp_path / "one.hnsw")
-    assert record.method == "exact"
-    assert record.recall == {}
-    assert not (tmp_path / "one.hnsw").exists()
-    searched = load_index(record, None, matrix)
-    assert [hit.label for hit in searched.search(matrix[7], 5)] == brute(matrix, matrix[7], 5)
 
 
 def test_the_same_vectors_give_the_same_file(tmp_path: Path) -> None:
     matrix = clustered(200)
     for name in ("one", "two"):
-        build_index(matrix, tmp_path / name)
+        build_index(matrix, tmp_path / name, asked="hnsw")
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
@@ -143,13 +120,14 @@ def test_any_finite_embedding_keeps_its_direction(values: list[float]) -> None:
     assert np.sign(vector[largest]) == np.sign(values[largest])
 
 
-def test_a_query_that_was_not_validated_never_reaches_the_graph(tmp_path: Path) -> None:
+def test_a_query_that_was_not_validated_reaches_neither_index(tmp_path: Path) -> None:
     matrix = clustered(50)
-    searched = load_index(build_index(matrix, tmp_path / "one.hnsw"), tmp_path / "one.hnsw", None)
-    assert isinstance(searched, HnswIndex)
-    for query in (matrix[0][:31], matrix[0].astype(np.float64), np.full(32, np.nan, np.float32), matrix[:1]):
+    hostile = (matrix[0][:31], matrix[0].astype(np.float64), np.full(32, np.nan, np.float32), matrix[:1])
+    for searched, query in itertools.product((by_graph(matrix, tmp_path / "one.hnsw"), ExactIndex(matrix)), hostile):
         with pytest.raises(ValueError, match="finite float32"):
             searched.search(query, 3)
+        with pytest.raises(ValueError, match="finite float32"):
+            searched.search_among(query, 3, np.arange(5))
 
 
 @pytest.mark.parametrize(
@@ -164,15 +142,18 @@ def test_references_that_are_not_unit_vectors_are_refused(tmp_path: Path, vector
 
 def test_a_file_that_does_not_fit_its_record_never_reaches_hnswlib(tmp_path: Path) -> None:
     path = tmp_path / "one.hnsw"
-    record = build_index(clustered(50), path)
+    matrix = clustered(50)
+    record = build_index(matrix, path, asked="hnsw")
     for count, dimensions in ((50, 16), (49, 32), (51, 32), (50, 64)):
         with pytest.raises(ConfigurationError, match="pre-compute"):
-            load_index(IndexRecord("hnsw", count, dimensions, 128), path, None)
+            load_index(IndexRecord("hnsw", count, dimensions, 128), path, clustered(count, dimensions))
+        with pytest.raises(ConfigurationError, match="other embeddings"):
+            load_index(IndexRecord("hnsw", count, dimensions, 128), path, matrix)
     whole = path.read_bytes()
     for length in (0, 47, 48, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         with pytest.raises(ConfigurationError, match=r"one\.hnsw"):
-            load_index(record, path, None)
+            load_index(record, path, matrix)
 
 
 def test_a_disk_that_is_full_while_the_graph_is_written_is_noticed(
@@ -196,16 +177,4 @@ def test_a_disk_that_is_full_while_the_graph_is_written_is_noticed(
 
     monkeypatch.setattr(hnswlib, "Index", Truncating)
     with pytest.raises(ConfigurationError, match="disk"):
-        build_index(clustered(50), tmp_path / "one.hnsw")
-
-
-def test_a_record_survives_json() -> None:
-    record = IndexRecord("hnsw", 3, 8, 128, {"10": 1.0}, 192)
-    assert IndexRecord.from_json(record.to_json()) == record
-    for broken in (
-        {},
-        {"method": "flat", "count": 1, "dimensions": 1},
-        {"method": "exact", "count": 0, "dimensions": 1},
-    ):
-        with pytest.raises(ConfigurationError):
-            IndexRecord.from_json(broken)
+        build_index(clustered(50), tmp_path / "one.hnsw", asked="hnsw")

@@ -17,6 +17,7 @@ from services.core.images import ImageLimits, sha256
 from services.core.progress import progress
 from services.core.releases import ReleaseStore
 from services.embedder import precompute as command
+from services.embedder.indexing import Asked
 from services.embedder.precomputation import Outcome, precompute, sentences
 from services.embedder.references import References, load_references
 from tests.fakes.encoder import FakeEncoder
@@ -34,7 +35,9 @@ class Shelf:
     def folder(self, advisor: str, seeds: range) -> Path:
         return advisor_folder(self.path / advisor, seeds)
 
-    def run(self, advisor: str, *, encoder: FakeEncoder | None = None, batch: int = 4) -> Outcome:
+    def run(
+        self, advisor: str, *, encoder: FakeEncoder | None = None, batch: int = 4, index: Asked = "auto"
+    ) -> Outcome:
         return precompute(
             load_advisor(self.path / advisor, advisor),
             encoder or self.encoder,
@@ -42,6 +45,7 @@ class Shelf:
             limits=ImageLimits(max_bytes=100_000),
             batch=batch,
             threads=2,
+            index=index,
             report=lambda title, total: progress(title, total, quiet=True),
         )
 
@@ -137,13 +141,22 @@ def test_a_photograph_that_was_removed_leaves_the_references(shelf: Shelf) -> No
 
 def test_new_metadata_alone_costs_no_inference_and_keeps_the_index(shelf: Shelf) -> None:
     folder = shelf.folder("ansel", range(5))
-    first = shelf.run("ansel").release
+    first = shelf.run("ansel", index="hnsw").release
     (folder / "metadata.yaml").write_text("001.png: {title: Ridge}\n")
-    outcome = shelf.run("ansel")
+    outcome = shelf.run("ansel", index="hnsw")
     assert outcome.computed == 0
     assert outcome.release.id != first.id
     assert outcome.release.manifest.files["ansel.hnsw"] == first.manifest.files["ansel.hnsw"]
     assert shelf.references().reference(sha256(photograph(1))).entry.title == "Ridge"
+
+
+def test_another_index_that_is_asked_for_is_built_without_an_inference(shelf: Shelf) -> None:
+    shelf.folder("ansel", range(5))
+    assert "ansel.hnsw" not in shelf.run("ansel", index="exact").release.manifest.files
+    outcome = shelf.run("ansel", index="hnsw")
+    assert (outcome.computed, outcome.index.method) == (0, "hnsw")
+    assert "ansel.hnsw" in outcome.release.manifest.files
+    assert shelf.run("ansel", index="hnsw").release.id == outcome.release.id
 
 
 def test_broken_files_are_skipped_by_name_and_with_a_reason(shelf: Shelf) -> None:
@@ -184,9 +197,9 @@ def test_an_advisor_without_a_usable_photograph_is_refused_and_the_release_stays
 def test_other_advisors_stay_as_they_are(shelf: Shelf) -> None:
     shelf.folder("ansel", range(6))
     shelf.folder("okeefe", range(4, 9))
-    first = shelf.run("ansel").release
+    first = shelf.run("ansel", index="hnsw").release
     shelf.encoder.batches.clear()
-    outcome = shelf.run("okeefe")
+    outcome = shelf.run("okeefe", index="hnsw")
     # The two photographs that ansel has already are not computed again.
     assert (outcome.references, outcome.computed) == (5, 3)
     assert outcome.release.manifest.counts == {"ansel": 6, "okeefe": 5}
@@ -284,8 +297,11 @@ def invoke(shelf: Shelf, *arguments: str, encoder: FakeEncoder | None = None) ->
     return command.run([*arguments, *data], make_encoder=lambda settings: encoder or shelf.encoder)
 
 
-def test_the_command_prints_what_it_did(shelf: Shelf, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_what_it_did(
+    shelf: Shelf, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = shelf.folder("ansel", range(25))
+    monkeypatch.setenv("MONDRIAN_EMBEDDER_INDEX", "hnsw")
     assert invoke(shelf, "--advisor-dir", str(folder), "--advisor-id", "ansel") == 0
     printed = capsys.readouterr()
     assert printed.out.startswith("ansel: 25 references, 25 of them new, searched by HNSW with recall 1.0000; release ")

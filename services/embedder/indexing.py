@@ -1,0 +1,199 @@
+"""Which index an advisor gets: both are built and timed, and HNSW is taken where it is faster and as good as exact.
+
+Exact search is right by construction and needs nothing but the vectors; its time grows with their number. A graph's
+time hardly does, but how well it finds depends on how the vectors lie. So neither is taken on faith: the breadth `ef`
+is the smallest at which the graph finds 0.999 of the true neighbors, and then it must be faster by `WORTH`, on this
+machine and for these vectors. What was measured is in the record, which the manifest of the release holds.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from services.core.errors import ConfigurationError
+from services.embedder import hnsw
+from services.embedder.encoder import Matrix, Vector
+from services.embedder.hnsw import HnswIndex
+from services.embedder.index import SAME, ExactIndex, Hit, ReferenceIndex, unit_matrix, unit_vector
+
+Asked: TypeAlias = Literal["auto", "exact", "hnsw"]
+"""What the operator wants: the better of the two by measurement, or one of them."""
+RECALL_GOAL = 0.999
+"""Below this recall of a graph the advisor is searched exactly, whatever was asked for."""
+WORTH = 1.5
+"""How many times as fast as exact search a graph must be to be taken: it doubles the memory and takes long to build."""
+# Narrower ones would save tenths of a millisecond, beside the tens that a photograph takes.
+_BREADTHS = (128, 256, 512, 1024, 2048)
+_QUERIES = 192
+_DEPTHS = (10, 100)
+_TIMED_QUERIES = 48
+_TIMED_TOP_K = 10
+_SEED = 100
+
+
+@dataclass(frozen=True)
+class IndexRecord:
+    """What the manifest says of an index."""
+
+    method: str
+    """`hnsw` or `exact`."""
+    count: int
+    """Vectors, 1 and more."""
+    dimensions: int
+    """The length of a vector."""
+    ef: int = 0
+    """The breadth of a search: the smallest tried that reaches RECALL_GOAL; 0 for `exact`."""
+    recall: dict[str, float] = field(default_factory=dict)
+    """The share of the true 10 and 100 nearest that the graph found in `queries` searches; empty without a graph."""
+    queries: int = 0
+    """How many searches were compared with exact search."""
+    search_ms: dict[str, float] = field(default_factory=dict)
+    """The median milliseconds of one core for a search for 10, by method, as measured when the index was built."""
+    build_s: float = 0.0
+    """Seconds that growing the graph took; 0 where none was grown."""
+    asked: str = "auto"
+    """What the operator wanted: `auto`, `hnsw` or `exact`."""
+    reason: str = ""
+    """Why `method` was chosen, in words."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> IndexRecord:
+        """Returns the record that `to_json` gave.
+
+        Raises:
+            ConfigurationError: it is none.
+        """
+        try:
+            record = cls(**values)
+            if record.method in ("hnsw", "exact") and record.count >= 1 and record.dimensions >= 1:
+                return record
+        except TypeError:
+            pass
+        raise ConfigurationError("The release describes an index in a way that this version does not read.")
+
+
+def build_index(vectors: npt.NDArray[Any], path: Path, *, threads: int = 1, asked: Asked = "auto") -> IndexRecord:
+    """Chooses an advisor's index, writes the graph to `path` where HNSW is chosen, and returns the record.
+
+    Labels are row numbers. No file is written for an advisor that is to be searched exactly.
+
+    Raises:
+        ValueError: see `unit_matrix`.
+        ConfigurationError: the graph could not be written whole.
+    """
+    matrix = unit_matrix(vectors)
+    exact = ExactIndex(matrix)
+    record = IndexRecord("exact", len(matrix), exact.dimensions, asked=asked)
+    if asked == "exact":
+        return replace(record, reason="it was asked for")
+    started = time.perf_counter()
+    graph = hnsw.grow(matrix, threads)
+    record = replace(record, build_s=round(time.perf_counter() - started, 3), queries=_QUERIES)
+    queries = _probes(matrix)
+    index, ef, recall = _narrowest(graph, exact, queries)
+    record = replace(record, recall=recall)
+    if index is None:
+        return replace(record, reason=f"HNSW finds no more than {min(recall.values()):.4f} of the true neighbors")
+    record = replace(record, search_ms=_timed({"exact": exact, "hnsw": index}, queries[:_TIMED_QUERIES]))
+    taken, reason = choose(asked, record.search_ms)
+    if taken == "hnsw":
+        hnsw.save(graph, path, exact)
+        return replace(record, method="hnsw", ef=ef, reason=reason)
+    return replace(record, reason=reason)
+
+
+def choose(asked: Asked, search_ms: dict[str, float]) -> tuple[str, str]:
+    """Returns the method to take, `hnsw` or `exact`, and why; for a graph that reaches RECALL_GOAL."""
+    if asked != "auto":
+        return asked, "it was asked for"
+    graph, all_of_them = search_ms["hnsw"], search_ms["exact"]
+    compared = f"a search takes {graph:.3f} ms by HNSW, {all_of_them:.3f} ms exactly"
+    if graph * WORTH <= all_of_them:
+        return "hnsw", compared
+    return "exact", f"{compared}, and a graph must be {WORTH} times as fast to be worth its memory"
+
+
+def load_index(record: IndexRecord, path: Path | None, vectors: npt.NDArray[Any]) -> ReferenceIndex:
+    """Returns the index of a release: of `vectors`, and for `hnsw` of the graph in `path`, which must be verified.
+
+    Raises:
+        ConfigurationError: the vectors or the graph's header do not fit the record.
+    """
+    if vectors.shape != (record.count, record.dimensions):
+        raise ConfigurationError("The release holds other embeddings than its manifest says.")
+    try:
+        exact = ExactIndex(vectors)
+    except ValueError as error:
+        raise ConfigurationError(f"The release cannot be searched: {error}.") from error
+    if record.method == "exact" or path is None:
+        return exact
+    return HnswIndex(hnsw.load(path, exact), exact, max(record.ef, 1))
+
+
+def _narrowest(
+    graph: Any, exact: ExactIndex, queries: Sequence[Vector]
+) -> tuple[HnswIndex | None, int, dict[str, float]]:
+    """Returns the graph at the smallest breadth that reaches RECALL_GOAL, that breadth, and the recall by depth.
+
+    Where none does, the graph is None and the recall that of the broadest search.
+    """
+    count = exact.count
+    truth = [exact.search(query, min(max(_DEPTHS), count)) for query in queries]
+    recall: dict[str, float] = {}
+    # A search as broad as the index is large visits everything, which ends the ladder for small ones.
+    breadths = [ef for ef in _BREADTHS if ef < count] + [max(count, _BREADTHS[0])] * (count <= _BREADTHS[-1])
+    for ef in breadths:
+        index = HnswIndex(graph, exact, ef)
+        recall = {str(depth): _recall(index, queries, truth, min(depth, count)) for depth in _DEPTHS}
+        # The references that a server asks for before it serves the index must be among those found.
+        if min(recall.values()) >= RECALL_GOAL and hnsw.finds_itself(index, exact):
+            return index, ef, recall
+    return None, 0, recall
+
+
+def _timed(indexes: dict[str, ReferenceIndex], queries: Sequence[Vector]) -> dict[str, float]:
+    """Returns the median milliseconds of one core for a search, by index: time of the CPU, which no neighbor lengthens.
+
+    The indexes take turns. Neither search has more than one thread.
+    """
+    times: dict[str, list[float]] = {name: [] for name in indexes}
+    for query in queries:
+        for name, index in indexes.items():
+            started = time.thread_time()
+            index.search(query, _TIMED_TOP_K)
+            times[name].append(time.thread_time() - started)
+    return {name: round(statistics.median(each) * 1e3, 4) for name, each in times.items()}
+
+
+def _probes(matrix: Matrix) -> list[Vector]:
+    """Returns queries as they come: a reference itself, something between two, and something beside one."""
+    generator = np.random.default_rng(_SEED)
+    count = len(matrix)
+    first, second = (generator.integers(count, size=_QUERIES) for _ in range(2))
+    noise = generator.normal(size=(_QUERIES, matrix.shape[1])) / np.sqrt(matrix.shape[1])
+    kinds = np.arange(_QUERIES)[:, None] % 3
+    made = matrix[first] + np.where(kinds == 1, matrix[second], 0.0) + np.where(kinds == 2, noise, 0.0)
+    # Two opposite references have nothing between them.
+    made = np.where(np.linalg.norm(made, axis=1, keepdims=True) < 1e-3, matrix[first], made)
+    return [unit_vector(row, matrix.shape[1]) for row in made]
+
+
+def _recall(index: ReferenceIndex, queries: Sequence[Vector], truth: Sequence[list[Hit]], depth: int) -> float:
+    """Returns the share of the true `depth` nearest that is found; an equally near one counts as found."""
+    found = 0
+    for query, hits in zip(queries, truth, strict=True):
+        least = hits[depth - 1].similarity - SAME
+        found += sum(hit.similarity >= least for hit in index.search(query, depth))
+    return found / (depth * len(queries))

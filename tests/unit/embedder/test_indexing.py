@@ -1,0 +1,95 @@
+"""Which index an advisor gets, and that what was measured is written down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from services.core.errors import ConfigurationError
+from services.embedder import indexing
+from services.embedder.hnsw import HnswIndex
+from services.embedder.index import ExactIndex, unit_matrix
+from services.embedder.indexing import WORTH, Asked, IndexRecord, build_index, choose, load_index
+from tests.unit.embedder.test_index import brute, clustered
+
+
+@pytest.mark.parametrize("count", [1, 2, 17, 300, 1500])
+def test_what_was_measured_is_in_the_record(tmp_path: Path, count: int) -> None:
+    path = tmp_path / "one.hnsw"
+    matrix = clustered(count)
+    record = build_index(matrix, path)
+    assert (record.count, record.dimensions, record.asked) == (count, 32, "auto")
+    assert min(record.recall.values()) >= indexing.RECALL_GOAL
+    assert record.queries > 100
+    assert set(record.search_ms) == {"exact", "hnsw"}
+    assert all(taken > 0 for taken in record.search_ms.values())
+    assert "ms by HNSW" in record.reason
+    # Whichever was quicker here: the record, the file and what is loaded agree.
+    assert path.exists() == (record.method == "hnsw") == (record.ef > 0)
+    loaded = load_index(record, path if record.method == "hnsw" else None, matrix)
+    assert isinstance(loaded, HnswIndex if record.method == "hnsw" else ExactIndex)
+
+
+@pytest.mark.parametrize(
+    ("graph_ms", "exact_ms", "method"),
+    [(0.1, 2.0, "hnsw"), (1.0, WORTH, "hnsw"), (1.0, 1.4, "exact"), (0.2, 0.05, "exact")],
+)
+def test_a_graph_is_taken_only_where_it_is_worth_it(graph_ms: float, exact_ms: float, method: str) -> None:
+    taken, reason = choose("auto", {"hnsw": graph_ms, "exact": exact_ms})
+    assert taken == method
+    assert f"{graph_ms:.3f} ms by HNSW, {exact_ms:.3f} ms exactly" in reason
+
+
+@pytest.mark.parametrize("asked", ["exact", "hnsw"])
+def test_what_the_operator_asks_for_is_taken(tmp_path: Path, asked: Asked) -> None:
+    record = build_index(clustered(300), tmp_path / "one.hnsw", asked=asked)
+    assert (record.method, record.asked, record.reason) == (asked, asked, "it was asked for")
+    assert (tmp_path / "one.hnsw").exists() == (asked == "hnsw")
+    assert bool(record.recall) == (asked == "hnsw")
+
+
+@pytest.mark.parametrize("asked", ["auto", "hnsw"])
+def test_where_the_graph_does_not_reach_the_goal_the_search_is_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: Asked
+) -> None:
+    generator = np.random.default_rng(0)
+    isotropic = generator.normal(size=(2500, 256))
+    matrix = unit_matrix(isotropic / np.linalg.norm(isotropic, axis=1, keepdims=True))
+    monkeypatch.setattr(indexing, "_BREADTHS", (128,))
+    record = build_index(matrix, tmp_path / "one.hnsw", asked=asked)
+    assert (record.method, record.ef) == ("exact", 0)
+    assert 0.0 < min(record.recall.values()) < indexing.RECALL_GOAL
+    assert f"no more than {min(record.recall.values()):.4f}" in record.reason
+    assert not (tmp_path / "one.hnsw").exists()
+    searched = load_index(record, None, matrix)
+    assert [hit.label for hit in searched.search(matrix[7], 5)] == brute(matrix, matrix[7], 5)
+
+
+def test_the_smallest_breadth_that_reaches_the_goal_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = clustered(1500)
+    narrow = build_index(matrix, tmp_path / "one.hnsw", asked="hnsw")
+    monkeypatch.setattr(indexing, "_BREADTHS", (narrow.ef * 2, narrow.ef * 4))
+    assert build_index(matrix, tmp_path / "two.hnsw", asked="hnsw").ef == narrow.ef * 2
+
+
+def test_vectors_that_do_not_fit_the_record_are_refused() -> None:
+    matrix = clustered(5)
+    for count, dimensions in ((4, 32), (5, 31)):
+        with pytest.raises(ConfigurationError, match="other embeddings"):
+            load_index(IndexRecord("exact", count, dimensions), None, matrix)
+    with pytest.raises(ConfigurationError, match="length is not 1"):
+        load_index(IndexRecord("exact", 5, 32), None, matrix * 2)
+
+
+def test_a_record_survives_json() -> None:
+    record = IndexRecord("hnsw", 3, 8, 128, {"10": 1.0}, 192, {"exact": 1.5, "hnsw": 0.5}, 2.5, "hnsw", "it is")
+    assert IndexRecord.from_json(record.to_json()) == record
+    for broken in (
+        {},
+        {"method": "flat", "count": 1, "dimensions": 1},
+        {"method": "exact", "count": 0, "dimensions": 1},
+    ):
+        with pytest.raises(ConfigurationError):
+            IndexRecord.from_json(broken)

@@ -1,11 +1,14 @@
 """The catalogue of a release: advisors, references with their metadata, embeddings and thumbnails, in one SQLite file.
 
 Of a photograph only its thumbnail is stored, never its own bytes. What follows from the bytes alone (size, embedding,
-thumbnail) is kept once for each photograph, what an advisor says about it once for each advisor.
+thumbnail) is kept once for each photograph, what an advisor says about it once for each advisor. Every row carries a
+checksum, which is compared whenever it is read: a byte that a disk changes while the release is served ends in a
+sentence, not in another embedding or another title.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import sqlite3
@@ -24,23 +27,25 @@ FILE_NAME = "catalogue.sqlite"
 _SCHEMA = """
 CREATE TABLE advisors (
     id TEXT PRIMARY KEY, name TEXT NOT NULL, bio TEXT NOT NULL, years TEXT NOT NULL, focus_areas TEXT NOT NULL,
-    voice TEXT NOT NULL, link TEXT NOT NULL, reference_count INTEGER NOT NULL
+    voice TEXT NOT NULL, link TEXT NOT NULL, reference_count INTEGER NOT NULL, checksum BLOB NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE photographs (
     id TEXT PRIMARY KEY, width INTEGER NOT NULL, height INTEGER NOT NULL, embedding BLOB NOT NULL,
-    thumbnail BLOB NOT NULL
+    thumbnail BLOB NOT NULL, checksum BLOB NOT NULL, thumbnail_checksum BLOB NOT NULL
 );
 CREATE TABLE entries (
     advisor TEXT NOT NULL, label INTEGER NOT NULL, id TEXT NOT NULL, file_name TEXT NOT NULL, title TEXT NOT NULL,
     year INTEGER, location TEXT NOT NULL, description TEXT NOT NULL, significance TEXT NOT NULL, tags TEXT NOT NULL,
-    best_for TEXT NOT NULL, PRIMARY KEY (advisor, label)
+    best_for TEXT NOT NULL, checksum BLOB NOT NULL, PRIMARY KEY (advisor, label)
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX entries_by_id ON entries (id, advisor);
 """
-_ENTRY = (
-    "entries.advisor, entries.label, entries.id, file_name, title, year, location, description, significance, tags, "
-    "best_for, width, height"
-)
+# Written by a version that had no checksums: 0.
+_VERSION = 1
+_ENTRY = "advisor, label, entries.id, file_name, title, year, location, description, significance, tags, best_for"
+_SEEN = "photographs.id, width, height, embedding"
+_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR", "SQLITE_CORRUPT_INDEX")
+_DAMAGED = "The catalogue was damaged after it was verified; `mondrian releases verify` says how to mend it."
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,7 @@ class CatalogueWriter:
         self._database.execute("PRAGMA synchronous = OFF")
         try:
             self._database.executescript(_SCHEMA)
+            self._database.execute(f"PRAGMA user_version = {_VERSION}")
             self._database.execute("BEGIN")
         except BaseException:
             self._database.close()
@@ -119,11 +125,7 @@ class CatalogueWriter:
     def add_photographs(self, photographs: Iterable[Photograph]) -> None:
         """Adds photographs; those that are there already are left as they are."""
         self._database.executemany(
-            "INSERT OR IGNORE INTO photographs VALUES (?, ?, ?, ?, ?)",
-            (
-                (one.id, one.width, one.height, one.embedding.astype("<f4").tobytes(), one.thumbnail)
-                for one in photographs
-            ),
+            "INSERT OR IGNORE INTO photographs VALUES (?, ?, ?, ?, ?, ?, ?)", map(_photograph_row, photographs)
         )
 
     def add_advisor(self, advisor: AdvisorRecord, entries: Sequence[Entry]) -> None:
@@ -131,8 +133,8 @@ class CatalogueWriter:
         if any(first.id >= second.id for first, second in itertools.pairwise(entries)):
             raise ValueError("entries must ascend by id, each id once")
         self._database.execute(
-            "INSERT INTO advisors VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
+            "INSERT INTO advisors VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            _sealed(
                 advisor.id,
                 advisor.name,
                 advisor.bio,
@@ -144,9 +146,9 @@ class CatalogueWriter:
             ),
         )
         self._database.executemany(
-            "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                (
+                _sealed(
                     advisor.id,
                     label,
                     one.id,
@@ -175,13 +177,19 @@ class CatalogueWriter:
 class Catalogue:
     """Reads a catalogue; safe to use from several threads at once."""
 
-    def __init__(self, path: Path, dimensions: int) -> None:
+    def __init__(self, path: Path, dimensions: int, *, sealed: bool = False) -> None:
+        """Opens a verified file; with `sealed`, one that is not: then a row counts only by its checksum.
+
+        Raises:
+            NoRelease: it is no catalogue, or its beginning is damaged.
+        """
         self._dimensions = dimensions
         # Immutable: SQLite neither locks nor looks for a journal, so that a read-only volume will do.
         self._address = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
         # One a thread, so that a long read in one never holds up the event loop's.
         self._connections = threading.local()
         self._opened: list[sqlite3.Connection] = []
+        self._sealed = sealed or self._rows("PRAGMA user_version")[0][0] >= _VERSION
 
     def close(self) -> None:
         """Closes the file; nothing can be read any more."""
@@ -193,47 +201,47 @@ class Catalogue:
         rows = self._rows("SELECT * FROM advisors ORDER BY id")
         return [
             AdvisorRecord(row[0], row[1], row[2], row[3], tuple(json.loads(row[4])), row[5], row[6], row[7])
-            for row in rows
+            for row in (self._checked(row, 8) for row in rows)
         ]
 
     def reference(self, advisor: str, label: int) -> ReferenceRecord | None:
         """Returns the reference at an index's label; None where there is none."""
-        rows = self._rows(
-            f"SELECT {_ENTRY} FROM entries JOIN photographs USING (id) WHERE advisor = ? AND label = ?", advisor, label
-        )
-        return _record(rows[0]) if rows else None
+        records = self._records("advisor = ? AND label = ?", advisor, label)
+        return records[0] if records else None
 
     def references_of(self, reference_id: str) -> list[ReferenceRecord]:
         """Returns a photograph's entry with every advisor that has it, by advisor; empty where none has."""
-        rows = self._rows(
-            f"SELECT {_ENTRY} FROM entries JOIN photographs USING (id) WHERE entries.id = ? ORDER BY advisor",
-            reference_id,
-        )
-        return [_record(row) for row in rows]
+        return self._records("entries.id = ? ORDER BY advisor", reference_id)
 
     def entries(self, advisor: str) -> list[Entry]:
         """Returns an advisor's entries, by id."""
-        rows = self._rows(
-            f"SELECT {_ENTRY} FROM entries JOIN photographs USING (id) WHERE advisor = ? ORDER BY label", advisor
-        )
-        return [_record(row).entry for row in rows]
+        records = self._records("advisor = ? ORDER BY label", advisor)
+        counts = self._rows("SELECT reference_count FROM advisors WHERE id = ?", advisor)
+        # A row that a damaged page has swallowed would give all after it another's label.
+        if [record.label for record in records] != list(range(counts[0][0] if counts else 0)):
+            raise NoRelease(_DAMAGED)
+        return [record.entry for record in records]
 
     def embedding(self, photograph_id: str) -> Vector | None:
         """Returns a photograph's embedding; None where it is in no advisor's references."""
-        rows = self._rows("SELECT embedding FROM photographs WHERE id = ?", photograph_id)
-        return self._vector(rows[0][0]) if rows else None
+        rows = self._rows(f"SELECT {_SEEN}, {self._seal('photographs')} FROM photographs WHERE id = ?", photograph_id)
+        return self._vector(self._checked(rows[0], 4)[3]) if rows else None
 
     def thumbnail(self, photograph_id: str) -> bytes:
         """Returns a photograph's thumbnail; empty where it is in no advisor's references."""
-        rows = self._rows("SELECT thumbnail FROM photographs WHERE id = ?", photograph_id)
-        return bytes(rows[0][0]) if rows else b""
+        photograph = self.photograph(photograph_id)
+        return photograph.thumbnail if photograph else b""
 
     def photograph(self, photograph_id: str) -> Photograph | None:
         """Returns all that follows from a photograph's bytes; None where it is in no advisor's references."""
-        rows = self._rows("SELECT id, width, height, embedding, thumbnail FROM photographs WHERE id = ?", photograph_id)
+        seals = self._seal("photographs"), self._seal("photographs", "thumbnail_checksum")
+        rows = self._rows(
+            f"SELECT {_SEEN}, {seals[0]}, thumbnail, {seals[1]} FROM photographs WHERE id = ?", photograph_id
+        )
         if not rows:
             return None
-        identity, width, height, embedding, thumbnail = rows[0]
+        identity, width, height, embedding = self._checked(rows[0], 4)
+        _, thumbnail = self._checked((identity, *rows[0][5:]), 2)
         return Photograph(identity, width, height, self._vector(embedding), bytes(thumbnail))
 
     def matrix(self, advisor: str) -> Matrix:
@@ -245,6 +253,23 @@ class Catalogue:
         for label, (embedding,) in enumerate(self._each(f"SELECT embedding {joined} ORDER BY label", advisor)):
             matrix[label] = self._vector(embedding)
         return matrix
+
+    def _records(self, condition: str, *values: object) -> list[ReferenceRecord]:
+        rows = self._rows(
+            f"SELECT {_ENTRY}, {self._seal('entries')}, {_SEEN}, {self._seal('photographs')} "
+            f"FROM entries JOIN photographs ON photographs.id = entries.id WHERE {condition}",
+            *values,
+        )
+        return [_record(self._checked(row, 11), self._checked(row[12:], 4)) for row in rows]
+
+    def _seal(self, table: str, column: str = "checksum") -> str:
+        return f"{table}.{column}" if self._sealed else "NULL"
+
+    def _checked(self, row: tuple[Any, ...], length: int) -> tuple[Any, ...]:
+        """Returns the first `length` values of a row, whose checksum comes next."""
+        if self._sealed and _checksum(row[:length]) != row[length]:
+            raise NoRelease(_DAMAGED)
+        return row[:length]
 
     def _vector(self, stored: bytes) -> Vector:
         if len(stored) != 4 * self._dimensions:
@@ -266,19 +291,18 @@ class Catalogue:
         try:
             yield from connection.execute(query, values)
         except sqlite3.DatabaseError as error:
-            if error.sqlite_errorname not in ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR"):
+            # Words that are no UTF-8 any more have no name.
+            if getattr(error, "sqlite_errorname", "SQLITE_CORRUPT") not in _DAMAGE:
                 raise
             # Opened anew by the next call, so that a file put right is read again.
             self._connections.open = None
             self._opened.remove(connection)
             connection.close()
-            raise NoRelease(
-                "The catalogue was damaged after it was verified; `mondrian releases verify` says how to mend it."
-            ) from error
+            raise NoRelease(_DAMAGED) from error
 
 
-def _record(row: tuple[Any, ...]) -> ReferenceRecord:
-    advisor, label, identity, file_name, title, year, location, description, significance, tags, best_for, *size = row
+def _record(row: tuple[Any, ...], seen: tuple[Any, ...]) -> ReferenceRecord:
+    advisor, label, identity, file_name, title, year, location, description, significance, tags, best_for = row
     entry = Entry(
         identity,
         file_name,
@@ -290,7 +314,25 @@ def _record(row: tuple[Any, ...]) -> ReferenceRecord:
         tuple(json.loads(tags)),
         tuple(json.loads(best_for)),
     )
-    return ReferenceRecord(advisor, label, entry, size[0], size[1])
+    return ReferenceRecord(advisor, label, entry, seen[1], seen[2])
+
+
+def _photograph_row(one: Photograph) -> tuple[Any, ...]:
+    seen = _sealed(one.id, one.width, one.height, one.embedding.astype("<f4").tobytes())
+    return (*seen[:4], one.thumbnail, seen[4], _checksum((one.id, one.thumbnail)))
+
+
+def _sealed(*values: object) -> tuple[Any, ...]:
+    return (*values, _checksum(values))
+
+
+def _checksum(values: Sequence[object]) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for value in values:
+        content = value if isinstance(value, bytes) else repr(value).encode()
+        digest.update(b"%d:" % len(content))
+        digest.update(content)
+    return digest.digest()
 
 
 def _json(values: Sequence[str]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +104,57 @@ def test_a_catalogue_damaged_while_it_is_served_is_a_sentence_until_it_is_put_ri
             catalogue.thumbnail("a" * 64)
     path.write_bytes(sound)
     assert catalogue.thumbnail("a" * 64) == b"jpeg\x01"
+
+
+def everything(catalogue: Catalogue) -> list[object]:
+    """Reads all there is in every way; what cannot be read is left out."""
+    ways: list[Callable[[], object]] = [
+        catalogue.advisors,
+        lambda: catalogue.entries("ansel"),
+        *(functools.partial(catalogue.reference, "ansel", label) for label in range(2)),
+        *(
+            functools.partial(way, identity * 64)
+            for way in (catalogue.references_of, catalogue.embedding, catalogue.thumbnail, catalogue.photograph)
+            for identity in "ab"
+        ),
+    ]
+    read: list[object] = []
+    for way in ways:
+        try:
+            read.append(repr(way()))
+        except NoRelease:
+            read.append(None)
+    return read
+
+
+def test_a_byte_that_changes_while_it_is_served_never_comes_out_as_something_else(tmp_path: Path) -> None:
+    path = write(tmp_path / "catalogue.sqlite")
+    sound = path.read_bytes()
+    true = everything(Catalogue(path, 8))
+    absent = {repr(None), repr([]), repr(b"")}
+    # Where a photograph is with two advisors, one of them may be out of reach.
+    found = Catalogue(path, 8).references_of("a" * 64)
+    everywhere, one_of_them = repr(found), {repr([one]) for one in found}
+    noticed = 0
+    for position in range(0, len(sound), 7):
+        path.write_bytes(sound[:position] + bytes([sound[position] ^ 0x01]) + sound[position + 1 :])
+        # As opened before the byte changed: `sealed` stands for what was read then.
+        catalogue = Catalogue(path, 8, sealed=True)
+        read = everything(catalogue)
+        catalogue.close()
+        for got, wanted in zip(read, true, strict=True):
+            assert got in (None, wanted) or got in absent or (wanted == everywhere and got in one_of_them)
+        noticed += read != true
+    assert noticed > 20
+
+
+def test_a_catalogue_without_checksums_is_read_as_it_is(tmp_path: Path) -> None:
+    path = write(tmp_path / "catalogue.sqlite")
+    true = everything(Catalogue(path, 8))
+    database = sqlite3.connect(path, isolation_level=None)
+    for table, column in (("advisors", "checksum"), ("entries", "checksum"), ("photographs", "checksum")):
+        database.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+    database.execute("ALTER TABLE photographs DROP COLUMN thumbnail_checksum")
+    database.execute("PRAGMA user_version = 0")
+    database.close()
+    assert everything(Catalogue(path, 8)) == true

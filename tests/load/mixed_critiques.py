@@ -179,7 +179,7 @@ class _Drawn(LogitsProcessor):
 
     def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         token = choose(scores.clone(), [self._sampler])[0]
-        self._sampler.wrote(token)
+        self._sampler.settle(token)
         return torch.full_like(scores, -torch.inf).index_fill_(1, torch.tensor([token]), 0.0)
 
 

@@ -80,6 +80,7 @@ bench: install  ## measure speed against ceilings of the same run (minutes; on a
 	@$(BIN)/python -m tests.bench.embedder
 	@$(BIN)/python -m tests.bench.search
 	@$(BIN)/python -m tests.bench.critic
+	@$(BIN)/python -m tests.bench.structured
 
 chaos: install  ## kill precompute at random instants, and see that nothing is lost  [TIMES=n]
 	@$(BIN)/python -m tests.load.kill_precompute --times $(TIMES)

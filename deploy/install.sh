@@ -42,3 +42,7 @@ fi
 # torchvision's own requirements would name a torch build again.
 "${pip[@]}" install --quiet --no-deps "$(pinned torchvision)"
 "${pip[@]}" install --quiet --constraint deploy/constraints.txt --editable ".[all,dev]"
+# xgrammar names triton, 700 MB that only a CUDA build of torch uses.
+if "$venv/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is not None)'; then
+  "${pip[@]}" uninstall --quiet --yes triton
+fi

@@ -77,7 +77,10 @@ score-eval: install  ## measure the scorer on real photographs  PHOTOS=folder
 
 bench: install  ## measure speed against ceilings of the same run (minutes; on a quiet machine)
 	@$(BIN)/python -m tests.bench.gateway
-	@$(BIN)/python -m tests.bench.embedder
+	@$(BIN)/python -m tests.bench.embedder --vit-b-32
+	@$(BIN)/python -m tests.bench.embedder --vit-b-32 --engine openvino --parts tower,served,references
+	@$(BIN)/python -m tests.bench.clip_mode
+	@$(BIN)/python -m tests.bench.clip_mode --engine openvino
 	@$(BIN)/python -m tests.bench.search
 	@$(BIN)/python -m tests.bench.critic
 	@$(BIN)/python -m tests.bench.structured

@@ -176,11 +176,8 @@ def releases(settings: CommonSettings) -> Iterator[Finding]:
         subject = f"Release of the {service.name}"
         held = holdings(settings, service)
         if held.damage:
-            # With every release damaged there is nothing to roll back to, and precompute refuses to lose the others.
-            afresh = f"rm -r {settings.data_dir / service.name} && {begin}"
-            yield Finding(
-                subject, Verdict.MEND, held.damage, f"mondrian releases rollback {service.name}, or: {afresh}"
-            )
+            mend = f"{begin}, which keeps what is intact, or: mondrian releases rollback {service.name}"
+            yield Finding(subject, Verdict.MEND, held.damage, mend)
         elif not held.release:
             yield Finding(subject, Verdict.MEND, f"Nothing pre-computed in {settings.data_dir / service.name}.", begin)
         else:

@@ -8,6 +8,7 @@ sentence, not in another embedding or another title.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -45,7 +46,7 @@ _VERSION = 1
 _ENTRY = "advisor, label, entries.id, file_name, title, year, location, description, significance, tags, best_for"
 _SEEN = "photographs.id, width, height, embedding"
 _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR", "SQLITE_CORRUPT_INDEX")
-_DAMAGED = "The catalogue was damaged after it was verified; `mondrian releases verify` says how to mend it."
+DAMAGED = "The catalogue was damaged after it was verified; `mondrian releases verify` says how to mend it."
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ class Catalogue:
         counts = self._rows("SELECT reference_count FROM advisors WHERE id = ?", advisor)
         # A row that a damaged page has swallowed would give all after it another's label.
         if [record.label for record in records] != list(range(counts[0][0] if counts else 0)):
-            raise NoRelease(_DAMAGED)
+            raise NoRelease(DAMAGED)
         return [record.entry for record in records]
 
     def embedding(self, photograph_id: str) -> Vector | None:
@@ -243,6 +244,15 @@ class Catalogue:
         identity, width, height, embedding = self._checked(rows[0], 4)
         _, thumbnail = self._checked((identity, *rows[0][5:]), 2)
         return Photograph(identity, width, height, self._vector(embedding), bytes(thumbnail))
+
+    def reachable_ids(self) -> list[str]:
+        """Returns the ids of all photographs; in a damaged file, of all that can be reached in one way or another."""
+        found: set[str] = set()
+        for table, order in itertools.product(("photographs", "entries"), ("", "ORDER BY id", "ORDER BY id DESC")):
+            with contextlib.suppress(NoRelease, sqlite3.Error):
+                # A damaged page ends a reading; from its other end, one comes to what lies behind it.
+                found.update(row[0] for row in self._each(f"SELECT id FROM {table} {order}"))
+        return sorted(one for one in found if isinstance(one, str))
 
     def matrix(self, advisor: str) -> Matrix:
         """Returns an advisor's embeddings: row number = label."""
@@ -268,7 +278,7 @@ class Catalogue:
     def _checked(self, row: tuple[Any, ...], length: int) -> tuple[Any, ...]:
         """Returns the first `length` values of a row, whose checksum comes next."""
         if self._sealed and _checksum(row[:length]) != row[length]:
-            raise NoRelease(_DAMAGED)
+            raise NoRelease(DAMAGED)
         return row[:length]
 
     def _vector(self, stored: bytes) -> Vector:
@@ -298,7 +308,7 @@ class Catalogue:
             self._connections.open = None
             self._opened.remove(connection)
             connection.close()
-            raise NoRelease(_DAMAGED) from error
+            raise NoRelease(DAMAGED) from error
 
 
 def _record(row: tuple[Any, ...], seen: tuple[Any, ...]) -> ReferenceRecord:

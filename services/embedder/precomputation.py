@@ -11,12 +11,12 @@ from services.core.errors import ConfigurationError
 from services.core.images import ImageLimits
 from services.core.precompute import Skipped, remarks
 from services.core.progress import Progress
-from services.core.releases import Release, ReleaseStore
-from services.embedder.catalogue import FILE_NAME, Catalogue
+from services.core.releases import Release, ReleaseStore, current_or_remains, replaced
 from services.embedder.encoder import Encoder
 from services.embedder.gathering import Source, gather
 from services.embedder.indexing import Asked, IndexRecord
 from services.embedder.publishing import publish
+from services.embedder.salvage import Kept, everything, intact
 from services.embedder.work import Work
 
 
@@ -36,6 +36,8 @@ class Outcome:
     """How the advisor's references are searched."""
     left_behind: tuple[str, ...] = ()
     """Advisors of the release before that belong to another space and must be pre-computed again."""
+    mended: tuple[str, ...] = ()
+    """What became of a damaged release before, in sentences; empty where there was none."""
 
 
 def precompute(
@@ -58,20 +60,21 @@ def precompute(
 
     Raises:
         WriterBusy: another precompute runs.
-        ReleaseDamaged: the current release, whose other advisors would have to be kept, is damaged.
         ConfigurationError: no photograph of the folder can be used, or the store cannot be written to.
     """
     with store.writer() as writer:
-        before = store.current()
+        before, remains = current_or_remains(store)
         same_space = before is not None and before.manifest.space_id == encoder.space_id
         left_behind = tuple(sorted(before.manifest.counts)) if before and not same_space else ()
-        catalogue = Catalogue(before.file(FILE_NAME), encoder.dimensions) if before and same_space else None
         work = Work(store.work, encoder.space_id, encoder.dimensions)
         with contextlib.ExitStack() as stack:
             stack.callback(work.close)
-            if catalogue is not None:
-                stack.callback(catalogue.close)
-            source = Source(work, catalogue)
+            kept = everything(before, encoder) if before and same_space else Kept()
+            if kept.catalogue is not None:
+                stack.callback(kept.catalogue.close)
+            if remains is not None:
+                kept = intact(remains, encoder, work)
+            source = Source(work, kept.catalogue)
             with report(f"Embedding {folder.id}", len(folder.photographs)) as shown:
                 findings = gather(folder, encoder, source, work, limits, batch, threads, shown)
             if not findings.entries:
@@ -79,10 +82,11 @@ def precompute(
                     f"None of the {len(folder.photographs)} photographs of {folder.id} can be used; the first: "
                     f"{findings.skipped[0].file_name}: {findings.skipped[0].sentence}"
                 )
-            kept = before if same_space else None
-            release, record = publish(writer, folder, encoder, findings, source, kept, catalogue, index)
+            release, record = publish(writer, folder, encoder, findings, source, kept, index)
+            mended = replaced(writer, remains, folder.id, kept.origin) if remains else ()
             writer.collect(keep)
-            work.forget(findings.entries)
+            # What was salvaged for the others is in the release as well.
+            work.forget({*findings.entries, *(one.id for _, entries in kept.advisors.values() for one in entries)})
         return Outcome(
             release=release,
             references=len(findings.entries),
@@ -90,6 +94,7 @@ def precompute(
             skipped=tuple(findings.skipped),
             left_behind=tuple(one for one in left_behind if one != folder.id),
             index=record,
+            mended=tuple(mended),
         )
 
 
@@ -100,5 +105,6 @@ def sentences(advisor: str, outcome: Outcome) -> list[str]:
     return [
         f"{advisor}: {outcome.references} references, {outcome.computed} of them new, searched {searched}; "
         f"release {outcome.release.id[:12]}.",
+        *outcome.mended,
         *remarks(outcome.skipped, outcome.left_behind, "encoder"),
     ]

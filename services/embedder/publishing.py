@@ -18,6 +18,7 @@ from services.embedder.encoder import Encoder, encoder_id
 from services.embedder.gathering import Findings, Source
 from services.embedder.indexing import Asked, IndexRecord, build_index
 from services.embedder.references import index_file
+from services.embedder.salvage import Kept
 from services.embedder.work import storage_error
 
 # Above this many references the graph is built by all cores; below, by one, so that equal input gives equal bytes.
@@ -30,32 +31,29 @@ def publish(
     encoder: Encoder,
     findings: Findings,
     source: Source,
-    before: Release | None,
-    catalogue: Catalogue | None,
+    kept: Kept,
     asked: Asked,
 ) -> tuple[Release, IndexRecord]:
-    """Publishes the advisor as it was found beside the other advisors of the release before.
+    """Publishes the advisor as it was found beside the other advisors that are kept.
 
     Returns the release and how the advisor is searched. An index is built anew only where its vectors have changed, or
     another one is asked for.
     """
-    advisors = {folder.id: (_advisor(folder), [findings.entries[one] for one in sorted(findings.entries)])}
+    own = _advisor(folder), [findings.entries[one] for one in sorted(findings.entries)]
+    advisors = {**kept.advisors, folder.id: own}
     records: dict[str, IndexRecord] = {}
-    skipped = {folder.id: [vars(one) for one in findings.skipped]}
-    if before is not None and catalogue is not None:
-        for advisor in catalogue.advisors():
-            records[advisor.id] = IndexRecord.from_json(before.manifest.extra.get("indexes", {}).get(advisor.id, {}))
-            if advisor.id != folder.id:
-                advisors[advisor.id] = (advisor, catalogue.entries(advisor.id))
-                skipped[advisor.id] = before.manifest.extra.get("skipped", {}).get(advisor.id, [])
+    skipped = {**kept.skipped, folder.id: [vars(one) for one in findings.skipped]}
+    if kept.release is not None:
+        described = kept.release.manifest.extra.get("indexes", {})
+        records = {advisor: IndexRecord.from_json(described.get(advisor, {})) for advisor in kept.advisors}
     with writer.stage() as staged:
         _write_catalogue(staged / FILE_NAME, advisors, source)
         for advisor_id, (_, entries) in advisors.items():
             file_name = index_file(advisor_id)
             known = records.get(advisor_id)
-            if known is not None and known.asked == asked and _same_vectors(catalogue, advisor_id, entries, source):
-                if before is not None and known.method == "hnsw":
-                    shutil.copyfile(before.file(file_name), staged / file_name)
+            if known and known.asked == asked and _same_vectors(kept.catalogue, advisor_id, entries, source):
+                if kept.release is not None and known.method == "hnsw":
+                    shutil.copyfile(kept.release.file(file_name), staged / file_name)
                 continue
             matrix = np.stack([source.require(one.id).embedding for one in entries])
             threads = available_cpus() if len(entries) > _PARALLEL_BUILD else 1

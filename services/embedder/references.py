@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from services.core.errors import AdvisorNotFound, ConfigurationError, ReferenceNotFound
+from services.core.errors import AdvisorNotFound, ConfigurationError, NoRelease, ReferenceNotFound
 from services.core.releases import Release
-from services.embedder.catalogue import FILE_NAME, AdvisorRecord, Catalogue, Entry, ReferenceRecord
+from services.embedder.catalogue import DAMAGED, FILE_NAME, AdvisorRecord, Catalogue, Entry, ReferenceRecord
 from services.embedder.encoder import Vector
 from services.embedder.index import Hit, ReferenceIndex
 from services.embedder.indexing import IndexRecord, load_index
@@ -133,7 +133,7 @@ class References:
         vector = self.embedding_of(reference_id)
         if vector is None:
             self.reference(reference_id)
-            raise ConfigurationError("The catalogue has a reference without its embedding.")
+            raise NoRelease(DAMAGED)
         return vector
 
     def require_advisor(self, advisor: str) -> None:
@@ -148,7 +148,8 @@ class References:
     def _at(self, advisor: str, label: int) -> ReferenceRecord:
         record = self.catalogue.reference(advisor, label)
         if record is None:
-            raise ConfigurationError(f"The index of {advisor} names a reference that the catalogue has not.")
+            # Both were verified together: the catalogue's file has changed since.
+            raise NoRelease(DAMAGED)
         return record
 
     def _index(self, advisor: str) -> ReferenceIndex:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from services.core import images
@@ -13,13 +13,13 @@ from services.core.errors import ConfigurationError, InvalidImage
 from services.core.images import ImageLimits
 from services.core.precompute import Skipped, remarks
 from services.core.progress import Progress
-from services.core.releases import Release, ReleaseStore, Writer
+from services.core.releases import Release, ReleaseStore, Remains, Writer, current_or_remains, replaced
 from services.scorer import photographs
 from services.scorer.references import (
     AdvisorReferences,
     Library,
     Reference,
-    load_library,
+    load_advisor_references,
     profile_file,
     reference_to_json,
     references_file,
@@ -42,6 +42,8 @@ class Outcome:
     skipped: tuple[Skipped, ...]
     left_behind: tuple[str, ...]
     """Advisors of the release before that another scorer measured and that must be pre-computed again."""
+    mended: tuple[str, ...] = ()
+    """What became of a damaged release before, in sentences; empty where there was none."""
 
 
 @dataclass
@@ -67,13 +69,13 @@ def precompute(
 
     Raises:
         WriterBusy: another precompute runs.
-        ReleaseDamaged: the current release, whose other advisors would have to be kept, is damaged.
         ConfigurationError: no photograph of the folder can be used, or the store cannot be written to.
     """
     with store.writer() as writer:
-        before = store.current()
-        library = _library(before, scorer)
-        left_behind = tuple(one for one in sorted(before.manifest.counts) if one != folder.id) if before else ()
+        before, remains = current_or_remains(store)
+        origin = _origin(before, remains, scorer)
+        library = _library(origin)
+        left_behind = tuple(sorted(set(before.manifest.counts) - {folder.id, *origin})) if before else ()
         work = Work(store.work, scorer.id)
         with report(f"Scoring {folder.id}", len(folder.photographs)) as shown:
             findings = _gather(folder, scorer, work, library, limits, shown)
@@ -91,20 +93,34 @@ def precompute(
                 for one, file in findings.files.items()
             ],
         )
-        release = _publish(writer, scorer, advisor, findings.skipped, before if library else None)
+        release = _publish(writer, scorer, advisor, findings.skipped, origin)
+        mended = replaced(writer, remains, folder.id, origin) if remains else ()
         writer.collect(keep)
         work.clear()
-    return Outcome(release, advisor, findings.computed, tuple(findings.skipped), () if library else left_behind)
+    return Outcome(release, advisor, findings.computed, tuple(findings.skipped), left_behind, tuple(mended))
 
 
-def _library(before: Release | None, scorer: Scorer) -> Library | None:
-    """Returns what the release before says, None where it is of another scorer or cannot be read: then all is new."""
-    if before is None:
-        return None
-    try:
-        return load_library(before, scorer.id)
-    except ConfigurationError:
-        return None
+def _origin(before: Release | None, remains: Remains | None, scorer: Scorer) -> dict[str, Release]:
+    """Returns the release that each advisor before is taken from: those that this scorer measured and that can be read.
+
+    Of a damaged release an advisor is taken where both its files are sound, and else from an older one.
+    """
+    origin: dict[str, Release] = {}
+    for release in (before,) if before else remains.releases if remains else ():
+        if release.manifest.space_id != scorer.id:
+            continue
+        for advisor in release.manifest.counts:
+            with contextlib.suppress(ConfigurationError):
+                if advisor not in origin:
+                    load_advisor_references(release, advisor)
+                    origin[advisor] = release
+    return origin
+
+
+def _library(origin: Mapping[str, Release]) -> Library | None:
+    """Returns what the releases before say; None where they say nothing: then all is new."""
+    advisors = {advisor: load_advisor_references(release, advisor) for advisor, release in origin.items()}
+    return Library(None, "", advisors) if advisors else None
 
 
 def _gather(
@@ -170,20 +186,23 @@ def _skip(findings: _Findings, shown: Progress, skipped: Skipped) -> None:
 
 
 def _publish(
-    writer: Writer, scorer: Scorer, advisor: AdvisorReferences, skipped: Sequence[Skipped], before: Release | None
+    writer: Writer,
+    scorer: Scorer,
+    advisor: AdvisorReferences,
+    skipped: Sequence[Skipped],
+    origin: Mapping[str, Release],
 ) -> Release:
     advisor_id = advisor.profile.advisor
     counts = {advisor_id: advisor.profile.count}
     left_out = {advisor_id: [vars(one) for one in skipped]}
     with writer.stage() as staged:
-        if before is not None:
-            for other, count in before.manifest.counts.items():
-                if other == advisor_id:
-                    continue
-                counts[other] = count
-                left_out[other] = before.manifest.extra["skipped"].get(other, [])
-                for name in (profile_file(other), references_file(other)):
-                    shutil.copyfile(before.file(name), staged / name)
+        for other, before in origin.items():
+            if other == advisor_id:
+                continue
+            counts[other] = before.manifest.counts[other]
+            left_out[other] = before.manifest.extra["skipped"].get(other, [])
+            for name in (profile_file(other), references_file(other)):
+                shutil.copyfile(before.file(name), staged / name)
         (staged / profile_file(advisor_id)).write_text(advisor.profile.to_json(), encoding="utf-8")
         lines = "".join(f"{reference_to_json(reference)}\n" for reference in advisor.references)
         (staged / references_file(advisor_id)).write_text(lines, encoding="utf-8")
@@ -198,5 +217,6 @@ def sentences(outcome: Outcome) -> list[str]:
     return [
         f"{profile.advisor}: {profile.count} references scored, {outcome.computed} of them new, by {profile.scorer}; "
         f"release {outcome.release.id[:12]}.",
+        *outcome.mended,
         *remarks(outcome.skipped, outcome.left_behind, "scorer"),
     ]

@@ -121,17 +121,24 @@ def load_library(release: Release, scorer: str) -> Library:
             f"Release {release.id[:12]} was made by scorer {release.manifest.space_id} and this is {scorer}: "
             "their scores do not compare; pre-compute the advisors again."
         )
-    advisors = {}
-    for advisor in release.manifest.counts:
-        try:
-            made = Profile.from_json(release.file(profile_file(advisor)).read_text(encoding="utf-8"))
-            lines = release.file(references_file(advisor)).read_text(encoding="utf-8").splitlines()
-            advisors[advisor] = AdvisorReferences(made, [reference_from_json(line) for line in lines])
-        except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
-            raise ConfigurationError(
-                f"Release {release.id[:12]} cannot be read for {advisor} ({error}); pre-compute the advisor again."
-            ) from error
+    advisors = {advisor: load_advisor_references(release, advisor) for advisor in release.manifest.counts}
     return Library(release, release.id, advisors)
+
+
+def load_advisor_references(release: Release, advisor: str) -> AdvisorReferences:
+    """Returns what a verified release says of an advisor.
+
+    Raises:
+        ConfigurationError: it has no such advisor, or it cannot be read.
+    """
+    try:
+        made = Profile.from_json(release.file(profile_file(advisor)).read_text(encoding="utf-8"))
+        lines = release.file(references_file(advisor)).read_text(encoding="utf-8").splitlines()
+        return AdvisorReferences(made, [reference_from_json(line) for line in lines])
+    except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
+        raise ConfigurationError(
+            f"Release {release.id[:12]} cannot be read for {advisor} ({error}); pre-compute the advisor again."
+        ) from error
 
 
 def reference_to_json(reference: Reference) -> str:

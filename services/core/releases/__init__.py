@@ -7,6 +7,7 @@ A root holds
     current -> releases/<id>      the release that is served; switched by one rename
     writer.lock                   held exclusively by the one writer; it vanishes with its process
     staging/                      what a writer has not finished; emptied by the next writer
+    damaged/<id>                  a release that precompute found damaged and built anew; nobody reads it
     work/                         resumable work that belongs to precompute, never read by a server
 
 The id of a release is the sha256 of its manifest, so an id vouches for every byte below it. Files are written to
@@ -16,8 +17,19 @@ the old release or the new one being served, whole.
 
 from services.core.releases.manifest import Manifest
 from services.core.releases.release import Release, ReleaseInfo
+from services.core.releases.remains import Remains, current_or_remains, replaced
 from services.core.releases.store import ReleaseStore
 from services.core.releases.watcher import ReleaseWatcher
 from services.core.releases.writer import Writer
 
-__all__ = ["Manifest", "Release", "ReleaseInfo", "ReleaseStore", "ReleaseWatcher", "Writer"]
+__all__ = [
+    "Manifest",
+    "Release",
+    "ReleaseInfo",
+    "ReleaseStore",
+    "ReleaseWatcher",
+    "Remains",
+    "Writer",
+    "current_or_remains",
+    "replaced",
+]

@@ -16,7 +16,8 @@ from services.core.releases.manifest import LOCK, Manifest
 def mend(root: Path) -> str:
     """Returns what to do about a damaged store at `root`, whose folder is named like its service."""
     return (
-        f"roll back with `mondrian releases rollback {root.name}`, or remove {root} and pre-compute every advisor again"
+        f"pre-compute an advisor again, which keeps what is intact, or roll back with `mondrian releases rollback "
+        f"{root.name}`"
     )
 
 

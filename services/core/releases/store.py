@@ -28,6 +28,7 @@ class ReleaseStore:
         """Where precompute keeps what an interrupted run has finished."""
         self.releases_folder = root / "releases"
         self.staging = root / "staging"
+        self.damaged = root / "damaged"
         self.current_link = root / "current"
 
     def path_of(self, release_id: str) -> Path:
@@ -72,8 +73,8 @@ class ReleaseStore:
                     raise
         return None
 
-    def open(self, release_id: str) -> Release:
-        """Returns a release, every byte verified.
+    def open(self, release_id: str, *, whole: bool = True) -> Release:
+        """Returns a release, every byte verified; without `whole`, only the manifest.
 
         Raises:
             ReleaseDamaged: there is none of this id, or a file is missing or differs from its sha256.
@@ -85,7 +86,7 @@ class ReleaseStore:
         except BlockingIOError as error:
             raise ReleaseDamaged(f"Release {release_id[:12]} in {self.root} is being removed; try again.") from error
         manifest = self._manifest(release_id)
-        for name, digest in manifest.files.items():
+        for name, digest in manifest.files.items() if whole else ():
             if problem := damage_of(path / name, digest):
                 raise self._damaged(release_id, problem)
         return Release(release_id, path, manifest, lease)
@@ -245,7 +246,7 @@ def _sentences(root: Path) -> Iterator[None]:
             raise ConfigurationError(
                 f"The disk that holds {root} is full; free some space and run the same command again: nothing is lost."
             ) from error
-        if here and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if here and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
             raise ConfigurationError(
                 f"{root} cannot be written to ({error.strerror}); choose another folder."
             ) from error

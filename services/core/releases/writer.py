@@ -109,6 +109,23 @@ class Writer:
                 removed.append(release_id)
         return removed
 
+    def set_aside(self, release_id: str) -> Path | None:
+        """Moves a damaged release to where nobody rolls back to it, and returns that place.
+
+        None where it has to stay, because a reader holds it or it is the current one.
+        """
+        store = self._store
+        source, place = store.path_of(release_id), store.damaged / release_id
+        if release_id == store.current_id() or not source.is_dir():
+            return None
+        with contextlib.suppress(BlockingIOError), _exclusive(source / LOCK):
+            store.damaged.mkdir(exist_ok=True)
+            shutil.rmtree(place, ignore_errors=True)
+            os.rename(source, place)
+            _fsync(store.releases_folder)
+            return place
+        return None
+
     def _unchanged(self, manifest: Manifest) -> Release | None:
         with contextlib.suppress(ReleaseDamaged):
             current = self._store.current()

@@ -13,12 +13,14 @@ from services.core.images import ImageLimits
 from services.core.progress import progress
 from services.core.releases import ReleaseStore
 from services.scorer.calibration import Calibration
-from services.scorer.precomputation import Outcome, precompute
+from services.scorer.precomputation import Outcome, precompute, sentences
 from services.scorer.precompute import run
 from services.scorer.profile import Profile
 from services.scorer.references import load_library
 from services.scorer.scoring import Picture, Scorer, Scores
 from tests.unit.scorer.pictures import advisor_folder, encoded, smooth
+
+FOLDERS = {"ansel": range(3), "okeefe": range(3, 5), "jane": range(5, 7)}
 
 
 class CountingScorer(Scorer):
@@ -159,3 +161,27 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "does not fit" in capsys.readouterr().err
     manifest = json.loads((tmp_path / "data/scorer/current/manifest.json").read_text())
     assert manifest["counts"] == {"ansel": 3}
+
+
+def test_a_damaged_release_is_built_anew_from_what_is_intact(tmp_path: Path) -> None:
+    store, scorer = ReleaseStore(tmp_path / "s"), CountingScorer()
+    folders = {one: advisor_folder(tmp_path / one, seeds) for one, seeds in FOLDERS.items()}
+    for advisor, folder in folders.items():
+        _run(store, folder, scorer, advisor).release.close()
+    store.collect(0)
+    damaged = store.path_of(str(store.current_id()))
+    path = damaged / "okeefe.references.json"
+    path.chmod(0o644)
+    path.write_text(path.read_text().replace("1", "2", 1))
+    scorer.measured = 0
+    outcome = _run(store, folders["ansel"], scorer)
+    # Ansel's references and jane's are known; okeefe's cannot be believed.
+    assert (scorer.measured, outcome.release.manifest.counts) == (0, {"ansel": 3, "jane": 2})
+    spoken = " ".join(sentences(outcome))
+    assert "okeefe.references.json differs from its sha256, and is replaced; it lies in" in spoken
+    assert "Intact in it, and kept: jane. Not intact: okeefe;" in spoken
+    assert (store.damaged / damaged.name).is_dir()
+    outcome.release.close()
+    again = _run(store, folders["okeefe"], scorer, "okeefe")
+    assert (again.computed, again.mended) == (2, ())
+    assert again.release.manifest.counts == {"ansel": 3, "jane": 2, "okeefe": 2}

@@ -19,10 +19,10 @@ from services.core.errors import ConfigurationError
 from services.embedder.encoder import Matrix, Vector
 from services.embedder.index import ExactIndex, Hit, check_query
 
-M = 16
-"""Links an element; recall hardly gains beyond."""
-EF_CONSTRUCTION = 200
-"""The breadth of the search for links while building; recall hardly gains beyond."""
+LARGE = 50_000
+"""From so many vectors on a graph gets twice the links, or its recall is not enough."""
+_LINKS = 16
+_EF_CONSTRUCTION = 200
 SPARE = 16
 """Neighbors fetched beyond top_k, so that equal similarities at its edge come out in the order of their labels."""
 _SEED = 100
@@ -31,14 +31,16 @@ _SEED = 100
 class HnswIndex:
     """Lets a graph name the candidates, and ranks them by their vectors.
 
-    The vectors are held beside the graph, which has its own copy and gives one out ten times as slowly as a search
-    takes.
+    The vectors are held beside the graph, which has its own copy and gives it out more slowly than a search takes. The
+    recall was measured with queries that have a reference at least as similar as `least`; one that has none (words lie
+    far from all photographs) is answered by comparing with all.
     """
 
-    def __init__(self, graph: Any, vectors: ExactIndex, ef: int) -> None:
+    def __init__(self, graph: Any, vectors: ExactIndex, ef: int, least: float = -1.0) -> None:
         self._graph = graph
         self._graph.set_ef(ef)
         self._vectors = vectors
+        self._least = least
 
     @property
     def count(self) -> int:
@@ -54,7 +56,8 @@ class HnswIndex:
         except RuntimeError:
             # The graph did not reach that many, as where many vectors are equal.
             return self._vectors.search(query, top_k)
-        return self._vectors.ranked(found[0].astype(np.int64), query, top_k)
+        hits = self._vectors.ranked(found[0].astype(np.int64), query, top_k)
+        return hits if hits[0].similarity >= self._least else self._vectors.search(query, top_k)
 
     def search_among(self, query: Vector, top_k: int, labels: npt.NDArray[np.int64]) -> list[Hit]:
         """See ReferenceIndex."""
@@ -65,7 +68,8 @@ def grow(matrix: Matrix, threads: int) -> Any:
     """Returns hnswlib's graph of the rows of a `unit_matrix`; with one thread, equal rows give equal graphs."""
     count, dimensions = matrix.shape
     graph = hnswlib.Index(space="ip", dim=dimensions)
-    graph.init_index(max_elements=count, M=M, ef_construction=EF_CONSTRUCTION, random_seed=_SEED)
+    links = _LINKS * 2 if count >= LARGE else _LINKS
+    graph.init_index(max_elements=count, M=links, ef_construction=_EF_CONSTRUCTION, random_seed=_SEED)
     graph.add_items(matrix, np.arange(count), num_threads=threads)
     return graph
 

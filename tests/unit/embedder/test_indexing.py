@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from services.core.errors import ConfigurationError
 from services.embedder import indexing
 from services.embedder.hnsw import HnswIndex
-from services.embedder.index import ExactIndex, unit_matrix
+from services.embedder.index import ExactIndex, ReferenceIndex, unit_matrix, unit_vector
 from services.embedder.indexing import WORTH, Asked, IndexRecord, build_index, choose, load_index
 from tests.unit.embedder.test_index import brute, clustered
 
@@ -74,6 +75,29 @@ def test_the_smallest_breadth_that_reaches_the_goal_is_taken(tmp_path: Path, mon
     assert build_index(matrix, tmp_path / "two.hnsw", asked="hnsw").ef == narrow.ef * 2
 
 
+def test_what_lies_farther_off_than_was_measured_is_searched_exactly(tmp_path: Path) -> None:
+    matrix = clustered(1500)
+    path = tmp_path / "one.hnsw"
+    record = build_index(matrix, path, asked="hnsw")
+    assert 0.3 < record.least < 0.99
+    generator = np.random.default_rng(3)
+    away = unit_matrix(np.stack([unit_vector(generator.normal(size=32), 32) for _ in range(50)]))
+    nearest = (away @ matrix.T).max(axis=1)
+    assert (nearest < record.least).any(), "otherwise nothing is tested"
+    # As narrow as can be, the graph itself misses; with a bound that nothing passes, nothing is missed.
+    narrow = load_index(replace(record, ef=1, least=-1.0), path, matrix)
+    bounded = load_index(replace(record, ef=1), path, matrix)
+    truth = [brute(matrix, query, 100) for query in away]
+
+    def missed(index: ReferenceIndex, which: np.ndarray) -> int:
+        return sum(
+            [hit.label for hit in index.search(away[place], 100)] != truth[place] for place in np.flatnonzero(which)
+        )
+
+    assert missed(bounded, nearest < record.least) == 0
+    assert missed(narrow, nearest < record.least) > 0
+
+
 def test_vectors_that_do_not_fit_the_record_are_refused() -> None:
     matrix = clustered(5)
     for count, dimensions in ((4, 32), (5, 31)):
@@ -84,7 +108,7 @@ def test_vectors_that_do_not_fit_the_record_are_refused() -> None:
 
 
 def test_a_record_survives_json() -> None:
-    record = IndexRecord("hnsw", 3, 8, 128, {"10": 1.0}, 192, {"exact": 1.5, "hnsw": 0.5}, 2.5, "hnsw", "it is")
+    record = IndexRecord("hnsw", 3, 8, 128, {"10": 1.0}, 192, 0.7, {"exact": 1.5, "hnsw": 0.5}, 2.5, "hnsw", "it is")
     assert IndexRecord.from_json(record.to_json()) == record
     for broken in (
         {},

@@ -85,8 +85,9 @@ bench: install  ## measure speed against ceilings of the same run (minutes; on a
 	@$(BIN)/python -m tests.bench.critic
 	@$(BIN)/python -m tests.bench.structured
 
-chaos: install  ## kill precompute at random instants, and see that nothing is lost  [TIMES=n]
+chaos: install  ## kill precompute, damage releases and fill disks, and see that nothing is lost  [TIMES=n]
 	@$(BIN)/python -m tests.load.kill_precompute --times $(TIMES)
+	@$(BIN)/python -m tests.load.break_releases
 
 mixed: install  ## compare a thousand mixed critiques through eight adapters with the same ones written alone (minutes)
 	@$(BIN)/python -m tests.load.mixed_critiques

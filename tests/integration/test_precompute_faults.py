@@ -18,12 +18,11 @@ from tests.unit.embedder.pictures import advisor_folder
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def test_kills_at_random_instants_lose_nothing() -> None:
-    """A short form of `python -m tests.load.kill_precompute`, which does it 200 times."""
+def command(module: str, *arguments: str) -> str:
+    """Returns what a command of tests.load prints; its processes fork, which those of a test run must not."""
     path = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "protos")))
-    arguments = ["--times", "12", "--photographs", "40", "--seed", "7"]
     ended = subprocess.run(
-        [sys.executable, "-m", "tests.load.kill_precompute", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=REPOSITORY,
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
@@ -31,7 +30,20 @@ def test_kills_at_random_instants_lose_nothing() -> None:
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert ended.stdout.startswith("12 kills")
+    return ended.stdout
+
+
+def test_kills_at_random_instants_lose_nothing() -> None:
+    """A short form of `python -m tests.load.kill_precompute`, which does it 200 times."""
+    printed = command("tests.load.kill_precompute", "--times", "12", "--photographs", "40", "--seed", "7")
+    assert printed.startswith("12 kills")
+
+
+def test_nothing_broken_is_served_and_nothing_intact_is_lost() -> None:
+    """A short form of `python -m tests.load.break_releases`, which changes every byte in turn."""
+    printed = command("tests.load.break_releases", "--every", "300", "--rounds", "4")
+    assert len(printed.splitlines()) == 5
+    assert "each refused in one sentence" in printed
 
 
 @pytest.fixture

@@ -242,7 +242,7 @@ def _sentences(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         here = error.filename is not None and Path(os.fsdecode(error.filename)).is_relative_to(root)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ConfigurationError(
                 f"The disk that holds {root} is full; free some space and run the same command again: nothing is lost."
             ) from error

@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as functional
 
 from services.critic.kv import KvPool
-from services.critic.lora import GROUPS, StackedLora
+from services.critic.lora import GROUPS, Route, StackedLora
 from services.critic.model import Prompt, VisionFeatures
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+_Rope = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,15 @@ class _Layer:
     activation: Callable[[torch.Tensor], torch.Tensor]
 
 
+@dataclass(frozen=True)
+class _Image:
+    """Where image tokens stand in the flattened pass, and what DeepStack adds to them after each of the first
+    layers."""
+
+    places: torch.Tensor
+    deepstack: list[torch.Tensor]
+
+
 class SlotDecoder:
     """Reads prompts into slots and writes one token a row and step. All tensors on the model's device."""
 
@@ -70,6 +80,10 @@ class SlotDecoder:
         self._head: torch.Tensor = network.lm_head.weight
         self._layers = [self._layer(layer) for layer in network.model.language_model.layers]
         self._device = self._embed.device
+        # Tokens of text have one number for all three axes, and never a higher one than their place in the slot.
+        every = torch.arange(pool.max_tokens, device=self._device).expand(3, 1, -1)
+        cos, sin = self._rope(self._embed[:1, None], every)
+        self._text_rope = (cos[0, :, 0], sin[0, :, 0])
         self.lora = StackedLora(widths(network), self._device, self._embed.dtype)
 
     def _layer(self, layer: Any) -> _Layer:
@@ -101,16 +115,22 @@ class SlotDecoder:
         x = functional.embedding(ids.to(self._device), self._embed)
         x.view(rows * width, -1)[places] = torch.cat([feature.embeds for feature in features]).to(x.dtype)
         deepstack = [torch.cat(layer) for layer in zip(*(f.deepstack for f in features), strict=True)]
+        last = torch.tensor([len(prompt.token_ids) - 1 for prompt in prompts], device=self._device)
+        unseen = self._hidden_from(last, width)
         slots = slice(first, first + rows)
 
         def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             self.pool.keys[layer][slots, :, :width] = k
             self.pool.values[layer][slots, :, :width] = v
-            return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+            alone = q.shape[2] == 1  # the last token of each prompt
+            return functional.scaled_dot_product_attention(
+                q, k, v, attn_mask=unseen if alone else None, is_causal=not alone, enable_gqa=True
+            )
 
-        hidden = self._run(x, positions.to(self._device), attend, self.lora.route(adapters, width), places, deepstack)
-        last = torch.tensor([len(prompt.token_ids) - 1 for prompt in prompts], device=self._device)
-        return self._logits(hidden[torch.arange(rows, device=self._device), last])
+        rope = self._rope(x, positions.to(self._device))
+        return self._logits(
+            self._run(x, rope, attend, self.lora.route(adapters, width), _Image(places, deepstack), last)
+        )
 
     def decode(
         self, tokens: Sequence[int], lengths: Sequence[int], positions: Sequence[int], adapters: Sequence[int | None]
@@ -124,7 +144,7 @@ class SlotDecoder:
         x = functional.embedding(numbers[0], self._embed)[:, None]
         ends = numbers[1]
         row_index = torch.arange(rows, device=self._device)
-        mask = (torch.arange(span, device=self._device) <= ends[:, None])[:, None, None]
+        unseen = self._hidden_from(ends, span)
         groups = self._heads // self._kv_heads
 
         def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -134,61 +154,84 @@ class SlotDecoder:
             # The query heads of one key head stand in the place of several queries: no key is copied.
             grouped = q.view(rows, self._kv_heads, groups, self._head_dim)
             out = functional.scaled_dot_product_attention(
-                grouped, keys[:rows, :, :span], values[:rows, :, :span], attn_mask=mask
+                grouped, keys[:rows, :, :span], values[:rows, :, :span], attn_mask=unseen
             )
             return out.reshape(rows, self._heads, 1, self._head_dim)
 
-        hidden = self._run(x, numbers[2].expand(3, -1)[..., None], attend, self.lora.route(adapters, 1), None, [])
-        return self._logits(hidden[:, 0])
+        cos, sin = self._text_rope
+        rope = (cos[numbers[2]][:, None, None], sin[numbers[2]][:, None, None])
+        return self._logits(self._run(x, rope, attend, self.lora.route(adapters, 1)))
+
+    def _hidden_from(self, last: torch.Tensor, width: int) -> torch.Tensor:
+        """Returns what is added to attention's scores [rows, 1, 1, width]: -inf after the place `last` of each row."""
+        after = torch.arange(width, device=self._device) > last[:, None]
+        mask = torch.zeros(after.shape, device=self._device, dtype=self._embed.dtype)
+        return mask.masked_fill_(after, -torch.inf)[:, None, None]
+
+    def _rope(self, x: torch.Tensor, positions: torch.Tensor) -> _Rope:
+        """Returns cosine and sine [rows, tokens, 1, head_dim] of the positions [3, rows, tokens], the first half of
+        the sine negative: x * cos + (x with its halves exchanged) * sin turns x."""
+        cos, sin = (table[:, :, None] for table in self._rotary(x, positions))
+        first, second = sin.chunk(2, -1)
+        return cos, torch.cat((-first, second), -1)
 
     def _run(
         self,
         x: torch.Tensor,
-        positions: torch.Tensor,
+        rope: _Rope,
         attend: Attend,
-        route: torch.Tensor | None,
-        places: torch.Tensor | None,
-        deepstack: list[torch.Tensor],
+        route: Route | None,
+        image: _Image | None = None,
+        last: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Returns the last layer's output [rows, tokens, hidden]; `positions` [3, rows, tokens]."""
-        cos, sin = (table[:, :, None] for table in self._rotary(x, positions))
+        """Returns the last layer's output [rows, hidden] of the token at the place `last` of each row (None: the only
+        one). Writes into `x`."""
+        deepstack = image.deepstack if image is not None else []
         for index, layer in enumerate(self._layers):
             normed = functional.rms_norm(x, x.shape[-1:], layer.input_norm, self._eps)
-            x = x + self._attention(normed, index, layer, cos, sin, attend, route)
+            q, k, v = self._attention_inputs(normed, index, layer, rope, route)
+            if last is not None and index == len(self._layers) - 1 and index >= len(deepstack):
+                # Keys and values are wanted of all tokens, but what the layer writes of the last one alone.
+                rows = torch.arange(len(x), device=self._device)
+                q, x, last = q[rows, :, last][:, :, None], x[rows, last][:, None], None
+            out = attend(index, q, k, v).transpose(1, 2)
+            self._add(x, out.reshape(*x.shape[:2], -1), index, layer, "o", route)
             normed = functional.rms_norm(x, x.shape[-1:], layer.mlp_norm, self._eps)
             gate, up = self._linear(normed, index, layer, "gate_up", route).chunk(2, -1)
-            x = x + self._linear(layer.activation(gate) * up, index, layer, "down", route)
-            if places is not None and index < len(deepstack):
-                x.view(-1, x.shape[-1])[places] += deepstack[index].to(x.dtype)
-        return x
+            self._add(x, layer.activation(gate).mul_(up), index, layer, "down", route)
+            if image is not None and index < len(deepstack):
+                x.view(-1, x.shape[-1])[image.places] += deepstack[index].to(x.dtype)
+        return x[:, 0] if last is None else x[torch.arange(len(x), device=self._device), last]
 
-    def _attention(
-        self,
-        x: torch.Tensor,
-        index: int,
-        layer: _Layer,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        attend: Attend,
-        route: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def _attention_inputs(
+        self, x: torch.Tensor, index: int, layer: _Layer, rope: _Rope, route: Route | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns queries, keys and values [rows, heads, tokens, head_dim], turned to their positions."""
         rows, tokens, _ = x.shape
         qkv = self._linear(x, index, layer, "qkv", route).view(rows, tokens, -1, self._head_dim)
         turned = self._heads + self._kv_heads
         qk = functional.rms_norm(qkv[:, :, :turned], (self._head_dim,), None, self._eps) * layer.head_norm
         half = self._head_dim // 2
-        qk = qk * cos + torch.cat((-qk[..., half:], qk[..., :half]), -1) * sin
+        exchanged = torch.cat((qk[..., half:], qk[..., :half]), -1)
+        qk = qk.mul_(rope[0]).addcmul_(exchanged, rope[1])
         q, k = qk.transpose(1, 2).split([self._heads, self._kv_heads], 1)
-        out = attend(index, q, k, qkv[:, :, turned:].transpose(1, 2))
-        return self._linear(out.transpose(1, 2).reshape(rows, tokens, -1), index, layer, "o", route)
+        return q, k, qkv[:, :, turned:].transpose(1, 2)
 
-    def _linear(
-        self, x: torch.Tensor, index: int, layer: _Layer, group: str, route: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _linear(self, x: torch.Tensor, index: int, layer: _Layer, group: str, route: Route | None) -> torch.Tensor:
         fused = layer.fused[group]
         out = functional.linear(x, fused.weight, fused.bias)
         self.lora.add(out, x, index, group, route)
         return out
+
+    def _add(
+        self, out: torch.Tensor, x: torch.Tensor, index: int, layer: _Layer, group: str, route: Route | None
+    ) -> None:
+        """Adds what a Linear makes of `x` to `out`: product and sum in one operation."""
+        fused = layer.fused[group]
+        out.view(-1, out.shape[-1]).addmm_(x.view(-1, x.shape[-1]), fused.weight.t())
+        if fused.bias is not None:
+            out += fused.bias
+        self.lora.add(out, x, index, group, route)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         normed = functional.rms_norm(hidden, hidden.shape[-1:], self._final_norm, self._eps)

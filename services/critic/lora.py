@@ -1,14 +1,19 @@
-"""Many LoRA adapters in one batch: stacked matrices and a block mask.
+"""Many LoRA adapters in one batch, at a cost that does not depend on how many different ones the rows use.
 
-LoRA (Hu et al. 2021, arXiv 2106.09685) adds scaling * B(A(x)) to a Linear. The A of all loaded adapters are stacked
-into one matrix, and the B beside them; one product by all A, a mask that keeps for each row the block of its own
-adapter (times its scaling), and one product by all B give every row its own adapter. The cost does not depend on how
-many different adapters the rows use.
+LoRA (Hu et al. 2021, arXiv 2106.09685) adds scaling * B(A(x)) to a Linear. The matrices of all loaded adapters are
+stacked, those of Linears that read the same input in one, so that two products serve a group of Linears. There are
+two ways to give each row its own adapter, and the cheaper one is taken:
+
+by rows    each row is multiplied by its own adapter's matrices, one small product a row (Chen et al. 2023, "Punica").
+           It costs next to no arithmetic, but the matrices are read once a row. Prompts are read like this, and rows
+           of adapters so small that the processor's cache holds a copy for each.
+by blocks  all rows are multiplied by the matrices of all adapters, and a mask keeps for each row the block of its own.
+           The matrices are read once, and shapes stay the same whatever the rows use, as CUDA graphs need it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +31,10 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
 TARGETS: Final = frozenset(name.rsplit(".", 1)[1] for names in GROUPS.values() for name in names)
 """The Linears that an adapter may change, by their last name."""
 
+_GROUP: Final = {name: group for group, names in GROUPS.items() for name in names}
+# What the rows' own copies may take: more would not stay in the cache of a core.
+_CACHE_BYTES: Final = 8 * 1024 * 1024
+
 
 @dataclass(frozen=True)
 class AdapterWeights:
@@ -42,13 +51,35 @@ class AdapterWeights:
         return sum(t.numel() * t.element_size() for pair in self.matrices.values() for t in pair)
 
 
+_Pair = tuple[torch.Tensor, torch.Tensor]
+
+
 @dataclass(frozen=True)
 class _Stack:
-    """One group of one layer: A [members, slots, rank, inputs]; for each member B [outputs, slots, rank], or None
-    where no adapter changes it."""
+    """One group of one layer: A [slots + 1, members * rank, inputs], and B times the scaling [slots + 1,
+    members * rank, outputs of the whole group], zero outside each member's own columns. The last slot is all zero:
+    the base model's."""
 
     a: torch.Tensor
-    b: tuple[torch.Tensor | None, ...]
+    b: torch.Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Returns the size in bytes."""
+        return sum(t.numel() * t.element_size() for t in (self.a, self.b))
+
+    def of(self, slots: torch.Tensor) -> _Pair:
+        """Returns the matrices of some slots, A transposed."""
+        return self.a[slots].transpose(1, 2), self.b[slots]
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which adapter each row uses in one pass. By blocks: the mask [rows * tokens, slots + 1, 1]. By rows: what
+    returns, for a (layer, group), A [rows, inputs, members * rank] and B [rows, members * rank, outputs]."""
+
+    blocks: torch.Tensor | None = None
+    rows: Callable[[tuple[int, str]], _Pair] | None = None
 
 
 class StackedLora:
@@ -64,18 +95,19 @@ class StackedLora:
         self._slots: list[AdapterWeights | None] = []
         self._rank = 0
         self._stacks: dict[tuple[int, str], _Stack] = {}
+        self._copies = _Copies()
 
     @property
     def nbytes(self) -> int:
-        """Returns the size of the stacked matrices in bytes."""
-        tensors = [t for s in self._stacks.values() for t in (s.a, *s.b) if t is not None]
-        return sum(t.numel() * t.element_size() for t in tensors)
+        """Returns the size of the stacked matrices, and of the rows' own copies of them, in bytes."""
+        return sum(stack.nbytes for stack in self._stacks.values()) + self._copies.nbytes
 
     def load(self, adapter: AdapterWeights) -> int:
         """Places an adapter in a free slot, and returns the slot."""
+        self._copies = _Copies()
         if self._fits(adapter):
             slot = self._slots.index(None)
-            _fill(self._stacks, slot, adapter)
+            self._fill(self._stacks, slot, adapter)
             self._slots[slot] = adapter
             return slot
         # Stacked anew beside the old stacks and swapped at the end: a failure leaves what was there.
@@ -88,12 +120,13 @@ class StackedLora:
         stacks = self._allocate(len(slots), rank, loaded)
         for number, one in enumerate(slots):
             if one is not None:
-                _fill(stacks, number, one)
+                self._fill(stacks, number, one)
         self._slots, self._rank, self._stacks = slots, rank, stacks
         return slot
 
     def unload(self, slot: int) -> None:
         """Frees a slot that no row uses any more."""
+        self._copies = _Copies()
         self._slots[slot] = None
         if not any(self._slots):
             self._slots, self._rank, self._stacks = [], 0, {}
@@ -102,42 +135,62 @@ class StackedLora:
         """Returns whether there is a free slot of at least its rank for every Linear that it changes."""
         if None not in self._slots or adapter.rank > self._rank:
             return False
-        kept = {
-            (layer, name)
-            for (layer, group), stack in self._stacks.items()
-            for name, b in zip(GROUPS[group], stack.b, strict=True)
-            if b is not None
-        }
-        return adapter.matrices.keys() <= kept
+        return {(layer, _GROUP[name]) for layer, name in adapter.matrices} <= self._stacks.keys()
 
     def _allocate(self, slots: int, rank: int, adapters: Sequence[AdapterWeights]) -> dict[tuple[int, str], _Stack]:
-        inputs = {place: pair[0].shape[1] for adapter in adapters for place, pair in adapter.matrices.items()}
-        stacks: dict[tuple[int, str], _Stack] = {}
-        for layer in {layer for layer, _ in inputs}:
-            for group, names in GROUPS.items():
-                reads = [inputs.get((layer, name)) for name in names]
-                width = next((one for one in reads if one is not None), None)
-                if width is not None:
-                    a = torch.zeros(len(names), slots, rank, width, device=self._device, dtype=self._dtype)
-                    outputs = zip(self._widths[group], reads, strict=True)
-                    b = tuple(None if one is None else a.new_zeros(out, slots, rank) for out, one in outputs)
-                    stacks[layer, group] = _Stack(a, b)
-        return stacks
+        inputs = {
+            (layer, _GROUP[name]): pair[0].shape[1]
+            for adapter in adapters
+            for (layer, name), pair in adapter.matrices.items()
+        }
 
-    def route(self, slots: Sequence[int | None], tokens: int) -> torch.Tensor | None:
-        """Returns the block mask [rows * tokens, 1, all ranks] for rows that use the adapters in `slots` (None: the
-        base model), `tokens` each; None when no row uses any."""
+        def zeros(group: str, width: int) -> torch.Tensor:
+            height = len(GROUPS[group]) * rank
+            return torch.zeros(slots + 1, height, width, device=self._device, dtype=self._dtype)
+
+        return {
+            (layer, group): _Stack(zeros(group, width), zeros(group, sum(self._widths[group])))
+            for (layer, group), width in inputs.items()
+        }
+
+    def _fill(self, stacks: Mapping[tuple[int, str], _Stack], slot: int, adapter: AdapterWeights) -> None:
+        """Writes an adapter into a slot of all stacks, over whatever was in it."""
+        for (layer, group), stack in stacks.items():
+            stack.a[slot].zero_()
+            stack.b[slot].zero_()
+            height, column = stack.a.shape[1] // len(GROUPS[group]), 0
+            for member, (name, width) in enumerate(zip(GROUPS[group], self._widths[group], strict=True)):
+                pair = adapter.matrices.get((layer, name))
+                if pair is not None:
+                    place = slice(member * height, member * height + adapter.rank)
+                    stack.a[slot, place] = pair[0]
+                    stack.b[slot, place, column : column + width] = (pair[1].float() * adapter.scaling).t()
+                column += width
+
+    def route(self, slots: Sequence[int | None], tokens: int) -> Route | None:
+        """Returns how rows of `tokens` tokens each use the adapters in `slots` (None: the base model); None when no
+        row uses any. It holds for the passes until the next call."""
         if all(slot is None for slot in slots):
             return None
-        mask = torch.zeros(len(slots), len(self._slots), self._rank)
-        for row, slot in enumerate(slots):
-            if slot is not None:
-                adapter = self._slots[slot]
-                assert adapter is not None, "a row uses a slot that was freed"
-                mask[row, slot] = adapter.scaling
-        return mask.flatten(1).repeat_interleave(tokens, 0)[:, None].to(self._device, self._dtype)
+        assert all(slot is None or self._slots[slot] is not None for slot in slots), "a row uses a slot that was freed"
+        base = len(self._slots)
+        numbers = [base if slot is None else slot for slot in slots]
+        if tokens > 1:
+            chosen = torch.tensor(numbers, device=self._device)
+            return Route(rows=lambda place: self._stacks[place].of(chosen))
+        if self._by_rows(len(slots)):
+            self._copies.place(numbers, self._stacks)
+            return Route(rows=self._copies.views.__getitem__)
+        mask = torch.zeros(len(slots), base + 1, 1)
+        mask[torch.arange(len(slots)), torch.tensor(numbers)] = 1
+        return Route(blocks=mask.to(self._device, self._dtype))
 
-    def add(self, out: torch.Tensor, x: torch.Tensor, layer: int, group: str, route: torch.Tensor | None) -> None:
+    def _by_rows(self, rows: int) -> bool:
+        """Returns whether to keep a copy of its adapter for each row: on a CPU, where all of them fit its cache."""
+        one = sum(stack.nbytes for stack in self._stacks.values()) // (len(self._slots) + 1)
+        return self._device.type == "cpu" and rows * one <= _CACHE_BYTES
+
+    def add(self, out: torch.Tensor, x: torch.Tensor, layer: int, group: str, route: Route | None) -> None:
         """Adds the adapters' part to `out` in place.
 
         `x`: [rows, tokens, inputs]; `out`: [rows, tokens, outputs of the whole group], contiguous.
@@ -145,27 +198,52 @@ class StackedLora:
         stack = self._stacks.get((layer, group))
         if route is None or stack is None:
             return
-        members = len(stack.b)
-        hidden = functional.linear(x.flatten(0, 1), stack.a.flatten(0, 2)).unflatten(-1, (members, -1))
-        hidden *= route
-        flat, start = out.view(-1, out.shape[-1]), 0
-        for member, (b, width) in enumerate(zip(stack.b, self._widths[group], strict=True)):
-            if b is not None:
-                # One product straight into the output's own columns: no intermediate, no addition of its own.
-                flat[:, start : start + width].addmm_(hidden[:, member], b.flatten(1).t())
-            start += width
+        if route.blocks is not None:
+            hidden = functional.linear(x.flatten(0, 1), stack.a.flatten(0, 1)).unflatten(-1, (len(self._slots) + 1, -1))
+            hidden *= route.blocks
+            out.view(-1, out.shape[-1]).addmm_(hidden.flatten(1), stack.b.flatten(0, 1))
+            return
+        assert route.rows is not None
+        a, b = route.rows((layer, group))
+        out.baddbmm_(torch.bmm(x, a), b)
 
 
-def _fill(stacks: Mapping[tuple[int, str], _Stack], slot: int, adapter: AdapterWeights) -> None:
-    """Writes an adapter into a slot of all stacks, over whatever was in it."""
-    for (layer, group), stack in stacks.items():
-        for member, (name, b) in enumerate(zip(GROUPS[group], stack.b, strict=True)):
-            stack.a[member, slot].zero_()
-            if b is None:
-                continue
-            b[:, slot].zero_()
-            pair = adapter.matrices.get((layer, name))
-            if pair is not None:
-                rank = pair[0].shape[0]
-                stack.a[member, slot, :rank] = pair[0]
-                b[:, slot, :rank] = pair[1]
+class _Copies:
+    """For each row its own adapter's matrices: A transposed [rows, inputs, members * rank], B as in the stacks.
+
+    Rows keep their adapters for many steps, so that hardly anything is copied.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: list[int] = []
+        self._pairs: dict[tuple[int, str], _Pair] = {}
+        # The matrices of the rows that were placed last, by (layer, group).
+        self.views: dict[tuple[int, str], _Pair] = {}
+        self._viewed = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Returns the size in bytes."""
+        return sum(t.numel() * t.element_size() for pair in self._pairs.values() for t in pair)
+
+    def place(self, numbers: Sequence[int], stacks: Mapping[tuple[int, str], _Stack]) -> None:
+        """Gives row i the matrices of slot `numbers[i]`."""
+        if len(numbers) > len(self._numbers):
+            room = max(len(numbers), 2 * len(self._numbers))
+            self._numbers, self._viewed = [-1] * room, 0
+            self._pairs = {
+                place: (
+                    stack.a.new_empty(room, *stack.a.shape[:0:-1]),
+                    stack.b.new_empty(room, *stack.b.shape[1:]),
+                )
+                for place, stack in stacks.items()
+            }
+        for row, number in enumerate(numbers):
+            if self._numbers[row] != number:
+                for place, (a, b) in self._pairs.items():
+                    a[row] = stacks[place].a[number].t()
+                    b[row] = stacks[place].b[number]
+                self._numbers[row] = number
+        if self._viewed != len(numbers):
+            self._viewed = len(numbers)
+            self.views = {place: (a[: len(numbers)], b[: len(numbers)]) for place, (a, b) in self._pairs.items()}

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -14,10 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.core.errors import DeviceMemory, EngineStopped, InvalidArgument, Overloaded, QueuedTooLong
+from services.critic import model as models
 from services.critic.engine import AdapterNotLoaded, Completed, Delta, Event, Finish, Generation, Started
 from services.critic.model import VisionLanguageModel
 from services.critic.sampling import SamplingParams
 from services.critic.writer import EngineOptions
+from tests.fakes.critic import tiny_model_folder
 from tests.unit.critic import solo
 from tests.unit.critic.running import events_of, last, running, until_idle
 
@@ -353,3 +356,14 @@ async def test_a_photograph_seen_before_does_not_meet_the_tower_again(
         again = last(await events_of(engine.submit(solo.prompt_of(tiny, 0, 0), SamplingParams(5))))
     assert calls == [1]
     assert first.tokens == again.tokens
+
+
+async def test_a_model_whose_every_layer_takes_features_of_the_photograph(tmp_path: Path) -> None:
+    folder = tiny_model_folder(tmp_path / "shallow", layers=2)
+    model = models.load(folder, device=torch.device("cpu"), dtype=torch.float32, max_image_tokens=32)
+    assert len(model.network.config.vision_config.deepstack_visual_indexes) == 2
+    async with running(model) as engine:
+        for picture in (0, 3):
+            prompt = solo.prompt_of(model, picture, 1)
+            done = last(await events_of(engine.submit(prompt, SamplingParams(6))))
+            assert list(done.tokens) == solo.generate(model, prompt, 6)

@@ -11,11 +11,11 @@ import torch
 from peft import PeftModel
 
 from services.core.errors import EngineStopped
-from services.critic import adapter_format
+from services.critic import adapter_format, lora
 from services.critic import model as models
 from services.critic.adapter_format import Adapter, AdapterLimits
 from services.critic.engine import AdapterNotLoaded
-from services.critic.lora import TARGETS, AdapterWeights, StackedLora
+from services.critic.lora import GROUPS, TARGETS, AdapterWeights, StackedLora
 from services.critic.model import VisionLanguageModel
 from services.critic.sampling import SamplingParams
 from tests.fakes.critic import random_adapter
@@ -73,8 +73,18 @@ def test_adapters_change_what_is_written(expected: dict[tuple[int, str | None], 
         assert len({tuple(expected[picture, name]) for name in (None, *KINDS)}) == 1 + len(KINDS)
 
 
+@pytest.fixture(params=["by rows", "by blocks"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each of the two ways to give rows their adapters: with room for copies, and without."""
+    monkeypatch.setattr(lora, "_CACHE_BYTES", 1 << 30 if request.param == "by rows" else 0)
+    return str(request.param)
+
+
 async def test_every_row_writes_what_peft_writes_with_its_adapter(
-    tiny: VisionLanguageModel, adapters: dict[str, Adapter], expected: dict[tuple[int, str | None], list[int]]
+    tiny: VisionLanguageModel,
+    adapters: dict[str, Adapter],
+    expected: dict[tuple[int, str | None], list[int]],
+    way: str,
 ) -> None:
     order = list(expected) * 3
     random.Random(7).shuffle(order)
@@ -129,23 +139,44 @@ async def test_adapters_cannot_be_loaded_into_a_stopped_engine(
         await engine.load_adapter("ansel", adapters["ansel"].weights)
 
 
-def test_a_batch_of_eight_adapters_adds_the_part_of_each() -> None:
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_a_batch_of_eight_adapters_adds_the_part_of_each(way: str, tokens: int) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
-    lora = StackedLora({"qkv": [6, 4, 4], "o": [5], "gate_up": [7, 7], "down": [5]}, torch.device("cpu"), torch.float32)
+    widths = {"qkv": [6, 4, 4], "o": [5], "gate_up": [7, 7], "down": [5]}
+    stacked = StackedLora(widths, torch.device("cpu"), torch.float32)
     place = (0, "self_attn.k_proj")
     weights = [AdapterWeights(r, 0.5 * r, {place: (normal(r, 5), normal(4, r))}) for r in range(1, 9)]
-    slots = [lora.load(adapter) for adapter in weights]
-    x, out = normal(9, 3, 5), torch.zeros(9, 3, 14)
-    lora.add(out, x, 0, "qkv", lora.route([*slots, None], 3))
+    slots = [stacked.load(adapter) for adapter in weights]
+    x, out = normal(9, tokens, 5), torch.zeros(9, tokens, 14)
+    route = stacked.route([*slots, None], tokens)
+    assert route is not None
+    assert (route.blocks is not None) == (way == "by blocks" and tokens == 1)
+    stacked.add(out, x, 0, "qkv", route)
     for row, adapter in enumerate(weights):
         a, b = adapter.matrices[place]
         torch.testing.assert_close(out[row, :, 6:10], x[row] @ a.T @ b.T * adapter.scaling)
     assert out[:, :, :6].abs().max() == out[:, :, 10:].abs().max() == out[8].abs().max() == 0
-    assert lora.route([None, None], 1) is None
+    assert stacked.route([None, None], 1) is None
+
+
+def test_rows_that_come_go_and_change_places_keep_their_own_adapter() -> None:
+    generator = torch.Generator().manual_seed(0)
+    stacked = StackedLora({group: [6] for group in GROUPS}, torch.device("cpu"), torch.float32)
+    place = (0, "self_attn.o_proj")
+    matrices = [(torch.randn(2, 5, generator=generator), torch.randn(6, 2, generator=generator)) for _ in range(4)]
+    slots = [stacked.load(AdapterWeights(2, 1.0, {place: pair})) for pair in matrices]
+    draw = random.Random(1)
+    for _ in range(40):
+        chosen = [draw.choice([*range(4), None]) for _ in range(draw.randint(1, 7))]
+        x, out = torch.randn(len(chosen), 1, 5, generator=generator), torch.zeros(len(chosen), 1, 6)
+        stacked.add(out, x, 0, "o", stacked.route([None if one is None else slots[one] for one in chosen], 1))
+        for row, one in enumerate(chosen):
+            wanted = torch.zeros(1, 6) if one is None else x[row] @ matrices[one][0].T @ matrices[one][1].T
+            torch.testing.assert_close(out[row], wanted)
 
 
 def test_a_slot_that_is_filled_again_holds_nothing_of_the_one_before() -> None:
@@ -159,28 +190,28 @@ def test_a_slot_that_is_filled_again_holds_nothing_of_the_one_before() -> None:
         }
         return AdapterWeights(rank, 1.0, pairs)
 
-    def part(lora: StackedLora, slot: int) -> torch.Tensor:
+    def part(stacked: StackedLora, slot: int) -> torch.Tensor:
         out = torch.zeros(1, 1, 18)
-        lora.add(out, x, 0, "qkv", lora.route([slot], 1))
+        stacked.add(out, x, 0, "qkv", stacked.route([slot], 1))
         return out
 
     widths = {"qkv": [6, 6, 6], "o": [6], "gate_up": [6, 6], "down": [6]}
     x = torch.randn(1, 1, 5, generator=generator)
-    lora = StackedLora(widths, torch.device("cpu"), torch.float32)
-    stays = lora.load(adapter(4, q, v))
-    before = part(lora, stays)
-    goes = lora.load(adapter(4, q, v))
-    held = lora.nbytes
-    lora.unload(goes)
+    stacked = StackedLora(widths, torch.device("cpu"), torch.float32)
+    stays = stacked.load(adapter(4, q, v))
+    before = part(stacked, stays)
+    goes = stacked.load(adapter(4, q, v))
+    held = stacked.nbytes
+    stacked.unload(goes)
     newcomer = adapter(2, v)
-    assert lora.load(newcomer) == goes
-    assert lora.nbytes == held
+    assert stacked.load(newcomer) == goes
+    assert stacked.nbytes == held
     a, b = newcomer.matrices[v]
-    torch.testing.assert_close(part(lora, goes)[0, 0, 12:], x[0, 0] @ a.T @ b.T)
-    assert part(lora, goes)[..., :12].abs().max() == 0
+    torch.testing.assert_close(part(stacked, goes)[0, 0, 12:], x[0, 0] @ a.T @ b.T)
+    assert part(stacked, goes)[..., :12].abs().max() == 0
     # One of a greater rank, or for another Linear, moves all into larger stacks.
-    wider = [lora.load(adapter(8, v)), lora.load(adapter(1, (0, "mlp.up_proj")))]
-    torch.testing.assert_close(part(lora, stays), before)
+    wider = [stacked.load(adapter(8, v)), stacked.load(adapter(1, (0, "mlp.up_proj")))]
+    torch.testing.assert_close(part(stacked, stays), before)
     for slot in (stays, goes, *wider):
-        lora.unload(slot)
-    assert lora.nbytes == 0
+        stacked.unload(slot)
+    assert stacked.nbytes == 0

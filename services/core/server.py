@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Final, NoReturn, Protocol, TypeVar, runtime_checkable
+from wsgiref.simple_server import WSGIServer
 
 import grpc
 import grpc.aio
@@ -90,6 +91,7 @@ class RunningServer:
         self._server = grpc.aio.server(interceptors=[CallInterceptor(), *tokens], options=options)
         self._probed = grpc.aio.server(options=options) if settings.health_port else None
         self._heartbeat: asyncio.Task[None] | None = None
+        self._metrics: WSGIServer | None = None
 
     @property
     def _names(self) -> tuple[str, ...]:
@@ -123,6 +125,8 @@ class RunningServer:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probed)
             self._bind(self._probed, settings.health_port, "HEALTH_PORT")
             await self._probed.start()
+        if settings.metrics_port:
+            self._metrics = _serve_metrics(settings)
         await self._server.start()
 
     def _bind(
@@ -134,10 +138,9 @@ class RunningServer:
         except RuntimeError:
             bound = 0
         if bound == 0:
-            prefix = str(self.settings.model_config.get("env_prefix"))
             raise ConfigurationError(
                 f"The address {wanted} cannot be listened on, probably because the port is in use: stop the process "
-                f"that has it, or set {prefix}{variable} to another port."
+                f"that has it, or set {_prefix(self.settings)}{variable} to another port."
             )
         return bound
 
@@ -175,6 +178,9 @@ class RunningServer:
         await self._server.stop(self.settings.drain_s)
         if self._probed is not None:
             await self._probed.stop(0)
+        if self._metrics is not None:
+            await asyncio.to_thread(self._metrics.shutdown)
+            self._metrics.server_close()
         await self.component.stop()
 
     async def __aenter__(self) -> RunningServer:
@@ -193,6 +199,22 @@ async def running(component: Component, settings: ServiceSettings) -> AsyncItera
         yield server.address
 
 
+def _serve_metrics(settings: ServiceSettings) -> WSGIServer:
+    """Returns the server of Prometheus' metrics, which answers from a thread of its own."""
+    try:
+        server, _ = start_http_server(settings.metrics_port, settings.host)
+    except OSError as error:
+        raise ConfigurationError(
+            f"The metrics cannot be served on {settings.host}:{settings.metrics_port} "
+            f"({(error.strerror or 'unknown').lower()}); set {_prefix(settings)}METRICS_PORT to a free port."
+        ) from error
+    return server
+
+
+def _prefix(settings: ServiceSettings) -> str:
+    return str(settings.model_config.get("env_prefix"))
+
+
 async def serve(component: Component, settings: ServiceSettings) -> None:
     """Serves until SIGTERM or SIGINT, then drains. Loading is given up when the signal comes first.
 
@@ -206,8 +228,6 @@ async def serve(component: Component, settings: ServiceSettings) -> None:
     log.info("settings: %s", settings.model_dump_json())
     server = RunningServer(component, settings)
     await server.listen()
-    if settings.metrics_port:
-        start_http_server(settings.metrics_port, settings.host)
     starting = asyncio.create_task(server.start())
     waiting = asyncio.create_task(stopped.wait())
     try:

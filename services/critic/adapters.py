@@ -9,6 +9,7 @@ model.
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import enum
 import itertools
@@ -22,7 +23,7 @@ import torch
 
 from services.core.changes import stamp
 from services.core.errors import DeviceMemory, EngineStopped
-from services.critic import adapter_format
+from services.critic import adapter_format, metrics
 from services.critic.adapter_format import Adapter, AdapterLimits, AdapterRefused, Base
 from services.critic.engine import Engine
 
@@ -140,6 +141,9 @@ class AdapterRegistry:
                 entry = self._entries.setdefault(name, Entry(name))
                 if entry.stamp != stamp:
                     await self._take(entry, stamp)
+        counts = collections.Counter(entry.state for entry in self.entries())
+        for state in State:
+            metrics.ADAPTERS.labels(state.value).set(counts[state])
 
     async def watch(self, every_s: float) -> None:
         """Reconciles every `every_s` seconds until the engine ends."""

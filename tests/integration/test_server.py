@@ -6,6 +6,8 @@ import asyncio
 import ssl
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from services.core import errors
 from services.core.channels import channel_options
 from services.core.server import LIVENESS, RunningServer, main, running
 from services.core.settings import ServiceSettings
+from tests.processes import free_port
 
 NAME = "mondrian.critic.v1.CriticService"
 EXPECTED_CODES = {
@@ -212,6 +215,18 @@ async def test_a_call_in_flight_ends_well_while_the_server_drains(toy: Toy) -> N
         assert (await call).text == "done"
         await stopping
     assert toy.stopped
+
+
+async def test_metrics_are_served_beside_the_calls_until_the_server_stops(toy: Toy) -> None:
+    port = free_port()
+    async with RunningServer(toy, ServiceSettings.load(metrics_port=port)):
+        page = await asyncio.to_thread(lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read())
+        assert b"mondrian_rpc_seconds" in page
+        # Another service of this machine that was given the same port says so, and names the setting.
+        with pytest.raises(errors.ConfigurationError, match=f"metrics.*{port}.*MONDRIAN_METRICS_PORT"):
+            await RunningServer(Toy(), ServiceSettings.load(metrics_port=port)).listen()
+    with pytest.raises(urllib.error.URLError):
+        await asyncio.to_thread(urllib.request.urlopen, f"http://127.0.0.1:{port}/metrics")
 
 
 async def test_a_port_in_use_is_one_sentence(toy: Toy) -> None:

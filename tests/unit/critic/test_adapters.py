@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 from safetensors.torch import load_file, save_file
 
 from services.core.errors import DeviceMemory
@@ -98,6 +99,12 @@ async def test_a_bad_revision_leaves_the_good_one_in_use(tiny: VisionLanguageMod
         assert entry.state is State.READY
         assert "changes biases" in entry.reason
         assert good.revision in entry.reason
+        random_adapter(tmp_path / "okeefe", base, seed=3, bias="all")
+        await registry.reconcile()
+        counts = {
+            state: REGISTRY.get_sample_value("mondrian_critic_adapters", {"state": state.value}) for state in State
+        }
+        assert counts == {State.LOADING: 0, State.READY: 1, State.REFUSED: 1, State.DRAINING: 0}
 
 
 async def test_an_adapter_that_leaves_is_unloaded(tiny: VisionLanguageModel, base: Base, tmp_path: Path) -> None:

@@ -129,12 +129,22 @@ def check_scripts(root: Path) -> Iterator[Finding]:
         yield Finding("not checked", "the scripts' style: shellcheck is not installed")
 
 
+def check_rules(root: Path) -> Iterator[Finding]:
+    """Yields promtool's finding on the alerts: they parse, and fire and are silent where their tests say."""
+    tests = root / "deploy" / "observability" / "rules_test.yaml"
+    if shutil.which("promtool"):
+        yield _run(["promtool", "test", "rules", str(tests)], "deploy/observability/rules.yaml by its tests")
+    else:
+        yield Finding("not checked", "deploy/observability: promtool is not installed (part of Prometheus)")
+
+
 def check(root: Path = ROOT) -> Iterator[Finding]:
     """Yields every finding on the deployment files of a repository."""
     yield from check_manifests(root)
     yield from check_compose(root)
     yield from check_dockerfile(root)
     yield from check_scripts(root)
+    yield from check_rules(root)
 
 
 def main() -> int:

@@ -44,7 +44,8 @@ def motion_blur(pixels: Pixels, length: float, degrees: float) -> Pixels:
     dx, dy = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     total = np.zeros(pixels.shape, np.float32)
     for i in range(steps):
-        t = i - (steps - 1) / 2
+        # Whole steps: half of one would be rounded away, and two steps be none.
+        t = i - (steps - 1) // 2
         total += shift(pixels, round(t * dx), round(t * dy))
     return np.asarray(np.round(total / steps), np.uint8)
 

@@ -79,7 +79,10 @@ def attempt(scorer: Scorer, subject: Subject, dimensions: Iterable[str] = tuple(
     for dimension in dimensions:
         for change, levels in LOWERING[dimension].items():
             for level, function in levels.items():
-                versions["lowered", dimension, change, level] = function(pixels, rng)
+                changed = function(pixels, rng)
+                # A photograph that is small already is not reduced to a size beyond its own.
+                if change != "downscaling" or max(changed.shape[:2]) < max(pixels.shape[:2]):
+                    versions["lowered", dimension, change, level] = changed
     versions["same", "flip"] = perturb.flip(pixels)
     versions["same", "JPEG 90 at full size"] = perturb.jpeg(pixels, 90)
     versions["same", "JPEG 97 at full size"] = perturb.jpeg(pixels, 97)

@@ -13,7 +13,7 @@ width or height, so the formula does not depend on the format.
 - lines: levelness of what is nearly level or upright, and slanting lines that lead to one place.
 
     raw = -1.0 edges + 0.7 c placement - 2 c reach - 1.3 (0.3 + 0.7 c) crowding - 0.5 touching + 0.2 c
-          + 0.65 levelness + 0.15 convergence
+          + 0.9 levelness + 0.15 convergence
 
 with c the concentration: what is said of the subject is gated by it, or edge-to-edge landscapes would be punished for
 having no single subject. The rule of thirds is measured as by Datta et al. (2006); the weights were set by hand on
@@ -64,7 +64,7 @@ def measure(scene: Scene) -> Measured:
     activity = _edge_activity(scene.planes.levelled[:, 0])
     gate = subject.concentration
     crowding = filters.saturate((edge_share - 0.05).clamp_min(0), 0.25)
-    level = lines.levelness.clamp(-1.5, 1.5) * (0.25 + 0.75 * lines.presence)
+    level = lines.levelness.clamp(-1.5, 1.5) * (0.4 + 0.6 * lines.presence)
     raw = (
         -1.0 * activity
         + 0.7 * gate * placement
@@ -72,7 +72,7 @@ def measure(scene: Scene) -> Measured:
         - 1.3 * (0.3 + 0.7 * gate) * crowding
         - 0.5 * touching
         + 0.2 * gate
-        + 0.65 * level
+        + 0.9 * level
         + 0.15 * filters.saturate(lines.convergence, 0.15)
     )
     values = {

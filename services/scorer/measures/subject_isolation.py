@@ -8,9 +8,11 @@ Inputs: the subject map (64 px) as soft figure and ground; Lab at 64 px; L* grad
   of its ratio to that of the figure: neither the exposure nor the sharpness of the whole picture changes it.
 - busyness: mean gradient of levelled L* of the ground at 64 px, where a blur of the whole picture hardly shows.
 - focus gap: log2 ratio of fine detail in the figure to that in the ground (detail: L* against its 3x3 blur).
-- concentration and area of the subject: 4% to 45% of the frame is best.
+- concentration, as far as it separates: in clutter any patch is compact, but it stands out from nothing.
+- area of the subject: 4% to 45% of the frame is best.
 
-    raw = 0.7 log2(1 + d') - 0.6 clutter - 0.8 log2(1 + busyness/4) + 0.15 gap + 0.9 concentration - 0.5 area
+    raw = 0.5 log2(1 + d') - 0.6 clutter - 1.2 log2(1 + busyness/4) + 0.15 gap + 0.8 concentration d'/(d' + 1)
+          - 0.5 area
 """
 
 from __future__ import annotations
@@ -54,11 +56,11 @@ def measure(scene: Scene) -> Measured:
     share = subject.share
     area = filters.ramp(0.06 - share, 0.0, 0.05) + filters.ramp(share, 0.4, 0.7)
     raw = (
-        0.7 * (1 + separation).log2()
+        0.5 * (1 + separation).log2()
         - 0.6 * relative
-        - 0.8 * (1 + busyness / 4).log2()
+        - 1.2 * (1 + busyness / 4).log2()
         + 0.15 * gap.clamp(-2, 4)
-        + 0.9 * subject.concentration
+        + 0.8 * subject.concentration * filters.saturate(separation, 1.0)
         - 0.5 * area
     )
     values = {

@@ -52,7 +52,7 @@ def measure(scene: Scene) -> Measured:
     mirrored = (lightness - lightness.flip(-1)).abs().mean(dim=(-2, -1))
     # Unrelated halves of a normal distribution differ by 2/sqrt(pi) of its standard deviation on average.
     symmetry = 1 - mirrored / (1.128 * spread + 1)
-    level = lines.levelness.clamp(-1.5, 1.5) * (0.25 + 0.75 * lines.presence)
+    level = lines.levelness.clamp(-1.5, 1.5) * (0.4 + 0.6 * lines.presence)
     raw = -3.0 * offset - 0.8 * (left_right.abs() + 0.4 * top_bottom.abs()) + 0.5 * symmetry + 0.5 * level
     values = {
         "weight_x": at_x,

@@ -177,6 +177,25 @@ def test_noise_is_measured_in_levels(sigma: float) -> None:
     assert _values("focus_sharpness", pixels)["noise"] == pytest.approx(sigma, rel=0.15)
 
 
+@pytest.mark.parametrize("ground", [0, 255])
+@pytest.mark.parametrize("sigma", [8.0, 16.0, 32.0])
+def test_noise_is_seen_on_a_clipped_ground(ground: int, sigma: float) -> None:
+    clean = disc(0.5, 0.5, radius=0.3, grey=ground, light=128)
+    noisy = perturb.noise(clean, sigma, np.random.default_rng(3))
+    # White and black cut the noise off; the disc shows all of it.
+    assert _values("focus_sharpness", noisy)["noise"] == pytest.approx(0.75 * sigma, rel=0.1)
+
+
+@pytest.mark.parametrize("sigma", [8.0, 16.0, 32.0])
+def test_noise_is_seen_in_texture(sigma: float) -> None:
+    # Fur: fine streaks of one colour everywhere, whose energy grows with scale as that of noise does not.
+    fur = _noise((384, 512))[..., :1].repeat(3, axis=-1)
+    fur = perturb.motion_blur(fur, 7, 80)
+    focus = NAMES.index("focus_sharpness")
+    clean, noisy = SCORER.score([_picture(fur), _picture(perturb.noise(fur, sigma, np.random.default_rng(3)))])
+    assert noisy.values[focus] < clean.values[focus]
+
+
 def test_the_width_of_a_blurred_edge_is_measured() -> None:
     y, x = np.mgrid[:384, :512]
     board = np.where(((x // 72) + (y // 56)) % 2 == 0, 60, 190).astype(np.uint8)
@@ -274,3 +293,27 @@ def test_the_weight_of_the_frame_is_told_from_its_side() -> None:
     assert values["weight_x"] > 0.55
     assert "right of the centre" in _evidence("visual_balance", disc(0.8, 0.5))
     assert _values("visual_balance", disc(0.5, 0.5))["symmetry"] > 0.9
+
+
+def test_clutter_has_no_subject_that_stands_out() -> None:
+    plain = disc(0.5, 0.5, radius=0.25, grey=90, light=210)
+    inside = plain[..., 0] > 150
+    clutter = perturb.clutter_behind(photograph("coffee")[:384, :512], inside, np.random.default_rng(3))
+    cluttered = np.where(inside[..., None], plain, clutter)
+    isolation = NAMES.index("subject_isolation")
+    clean, busy = SCORER.score([_picture(plain), _picture(cluttered)])
+    assert busy.values[isolation] < clean.values[isolation] - 2
+
+
+def test_a_landscape_is_deeper_than_a_thing_on_a_table() -> None:
+    # Sky, hills and a ground whose texture grows coarser towards the viewer, against a disc on a plain ground.
+    land = np.zeros((384, 512, 3), np.uint8)
+    land[:140], land[140:220], land[220:] = (120, 160, 220), (90, 110, 120), (90, 80, 50)
+    for size, top, bottom in ((2, 220, 270), (4, 270, 320), (8, 320, 384)):
+        rough = np.random.default_rng(size).integers(-40, 40, (-(-(bottom - top) // size), 512 // size))
+        grain = rough.repeat(size, 0).repeat(size, 1)[: bottom - top, :, None]
+        land[top:bottom] = np.clip(land[top:bottom] + grain, 0, 255)
+    depth = NAMES.index("depth_perspective")
+    deep, flat = SCORER.score([_picture(land), _picture(disc(0.5, 0.5))])
+    assert deep.values[depth] > flat.values[depth] + 2
+    assert "bluer" in _evidence("depth_perspective", land)

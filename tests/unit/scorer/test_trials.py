@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.scorer import trials
+from services.scorer import perturb, trials
 from services.scorer.calibration import Calibration
 from services.scorer.dimensions import NAMES
 from services.scorer.evaluate import main
@@ -64,6 +64,14 @@ def test_half_the_size_of_a_large_photograph_scores_the_same() -> None:
     trial = trials.attempt(Scorer(Calibration.load()), Subject("retina", photograph("retina")), dimensions=())
     whole, half = trial.same["half size"]
     np.testing.assert_allclose(half, whole, atol=0.3)
+
+
+def test_a_small_photograph_is_moved_by_every_motion_and_reduced_only_below_its_size() -> None:
+    small = perturb.resize(photograph("chelsea"), 240)
+    for length, degrees in ((5, 0), (9, 60), (15, 90)):
+        assert (perturb.motion_blur(small, length, degrees) != small).any()
+    trial = trials.attempt(Scorer(Calibration.load()), Subject("small", small), dimensions=("focus_sharpness",))
+    assert {level for _, change, level in trial.lowered if change == "downscaling"} == {"128 px"}
 
 
 def test_the_area_under_the_curve() -> None:

@@ -20,7 +20,7 @@ from services.embedder.encoder import Matrix, Vector
 from services.embedder.index import ExactIndex, Hit, check_query
 
 LARGE = 50_000
-"""From so many vectors on a graph gets twice the links, or its recall is not enough."""
+"""From so many vectors on a graph gets twice the links, chosen twice as carefully, or its recall is not enough."""
 _LINKS = 16
 _EF_CONSTRUCTION = 200
 SPARE = 16
@@ -68,8 +68,8 @@ def grow(matrix: Matrix, threads: int) -> Any:
     """Returns hnswlib's graph of the rows of a `unit_matrix`; with one thread, equal rows give equal graphs."""
     count, dimensions = matrix.shape
     graph = hnswlib.Index(space="ip", dim=dimensions)
-    links = _LINKS * 2 if count >= LARGE else _LINKS
-    graph.init_index(max_elements=count, M=links, ef_construction=_EF_CONSTRUCTION, random_seed=_SEED)
+    care = 2 if count >= LARGE else 1
+    graph.init_index(max_elements=count, M=_LINKS * care, ef_construction=_EF_CONSTRUCTION * care, random_seed=_SEED)
     graph.add_items(matrix, np.arange(count), num_threads=threads)
     return graph
 

@@ -31,7 +31,7 @@ import numpy as np
 from services.core.settings import available_cpus
 from services.embedder.encoder import Matrix
 from services.embedder.index import ExactIndex, ReferenceIndex
-from services.embedder.indexing import IndexRecord, build_index, choose, load_index
+from services.embedder.indexing import Asked, IndexRecord, build_index, choose, load_index
 
 DIMENSIONS = 512
 QUERIES = 200
@@ -114,9 +114,9 @@ def shape_of(matrix: Matrix) -> Shape:
     return Shape(round(dimension, 1), round(pairs, 2), round(float(np.median(nearest[:, 0])), 2))
 
 
-def measure(count: int, folder: Path) -> Point:
+def measure(count: int, folder: Path, asked: Asked = "hnsw") -> Point:
     """Returns the figures of one size."""
-    record, shape = _alone(_build, count, folder)
+    record, shape = _alone(_build, count, folder, asked)
     chosen = choose("auto", record.search_ms)[0] if record.method == "hnsw" else "exact"
     graph = _files(count, folder)[1]
     exact, hnsw = _alone(_serve, record, folder)
@@ -124,11 +124,11 @@ def measure(count: int, folder: Path) -> Point:
     return Point(count, shape, record, chosen, size, exact, hnsw)
 
 
-def _build(count: int, folder: Path) -> tuple[IndexRecord, Shape]:
+def _build(count: int, folder: Path, asked: Asked) -> tuple[IndexRecord, Shape]:
     matrix = natural(count, 1, _motifs(count))
     vectors, graph = _files(count, folder)
     np.save(vectors, matrix)
-    return build_index(matrix, graph, threads=available_cpus(), asked="hnsw"), shape_of(matrix)
+    return build_index(matrix, graph, threads=available_cpus(), asked=asked), shape_of(matrix)
 
 
 def _serve(record: IndexRecord, folder: Path) -> tuple[Searched, Searched | None]:
@@ -189,7 +189,7 @@ def _row(point: Point) -> str:
         f"{graph.median_ms:.2f} / {graph.p99_ms:.2f} | {record.ef} | {min(record.recall.values()):.4f} / "
         f"{graph.recall:.4f} | {graph.resident_mb:.0f}"
         if graph
-        else f"- | - | {min(record.recall.values()):.4f} / - | -"
+        else f"- | - | {min(record.recall.values(), default=1.0):.4f} / - | -"
     )
     return (
         f"| {point.count:,} | {point.exact.median_ms:.2f} / {point.exact.p99_ms:.2f} | {by_graph} | "
@@ -204,6 +204,7 @@ def main() -> None:
         "--counts", default="1000,10000,100000", help="references, comma-separated (default %(default)s)"
     )
     parser.add_argument("--folder", type=Path, help="where vectors and graphs are kept meanwhile (default: a new one)")
+    parser.add_argument("--exact", action="store_true", help="build no graph")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
     points = []
@@ -212,7 +213,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         for count in options.counts.split(","):
-            point = measure(int(count), Path(name))
+            point = measure(int(count), Path(name), "exact" if options.exact else "hnsw")
             points.append(point)
             print(_row(point), flush=True)
     for point in points:

@@ -8,6 +8,7 @@ That the tokens are those of `generate` is held by tests.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,12 @@ from typing import Any
 import torch
 import torch.nn.functional as functional
 
+from services.critic.graphs import Record, StepGraphs
 from services.critic.kv import KvPool
 from services.critic.lora import GROUPS, Route, StackedLora
 from services.critic.model import Prompt, VisionFeatures
+
+log = logging.getLogger("mondrian.critic")
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 _Rope = tuple[torch.Tensor, torch.Tensor]
@@ -84,6 +88,7 @@ class SlotDecoder:
         every = torch.arange(pool.max_tokens, device=self._device).expand(3, 1, -1)
         cos, sin = self._rope(self._embed[:1, None], every)
         self._text_rope = (cos[0, :, 0], sin[0, :, 0])
+        self._graphs: StepGraphs | None = None
         self.lora = StackedLora(widths(network), self._device, self._embed.dtype)
 
     def _layer(self, layer: Any) -> _Layer:
@@ -139,8 +144,28 @@ class SlotDecoder:
 
         `lengths`: tokens that each slot holds already; `positions`: the new token's position.
         """
-        rows, span = len(tokens), max(lengths) + 1
-        numbers = torch.tensor([tokens, lengths, positions], device=self._device)
+        numbers = (tokens, lengths, positions)
+        if self._graphs is not None:
+            try:
+                return self._graphs.run(numbers, adapters)
+            except RuntimeError as error:
+                if isinstance(error, torch.AcceleratorError):
+                    raise
+                log.warning("the step cannot be recorded, and runs kernel by kernel from now on: %s", error)
+                self._graphs = None
+        return self._step(torch.tensor(numbers, device=self._device), max(lengths) + 1, self.lora.route(adapters, 1))
+
+    def record_steps(self, record: Record) -> None:
+        """Runs decode steps by recorded graphs from now on."""
+        pool = self.pool
+        self._graphs = StepGraphs(self._step, self.lora, record, slots=pool.slots, max_tokens=pool.max_tokens)
+
+    def _step(self, numbers: torch.Tensor, span: int, route: Route | None) -> torch.Tensor:
+        """Returns the logits of one decode step; nothing in it waits for the device or comes from the host.
+
+        `numbers`: [3, rows] tokens, lengths and positions; attention looks at the first `span` places of a slot.
+        """
+        rows = numbers.shape[1]
         x = functional.embedding(numbers[0], self._embed)[:, None]
         ends = numbers[1]
         row_index = torch.arange(rows, device=self._device)
@@ -160,7 +185,7 @@ class SlotDecoder:
 
         cos, sin = self._text_rope
         rope = (cos[numbers[2]][:, None, None], sin[numbers[2]][:, None, None])
-        return self._logits(self._run(x, rope, attend, self.lora.route(adapters, 1)))
+        return self._logits(self._run(x, rope, attend, route))
 
     def _hidden_from(self, last: torch.Tensor, width: int) -> torch.Tensor:
         """Returns what is added to attention's scores [rows, 1, 1, width]: -inf after the place `last` of each row."""

@@ -89,8 +89,10 @@ class StackedLora:
     """
 
     def __init__(self, widths: Mapping[str, Sequence[int]], device: torch.device, dtype: torch.dtype) -> None:
+        self.device = device
+        # Grows whenever the stacks are allocated anew.
+        self.version = 0
         self._widths = widths
-        self._device = device
         self._dtype = dtype
         self._slots: list[AdapterWeights | None] = []
         self._rank = 0
@@ -122,6 +124,7 @@ class StackedLora:
             if one is not None:
                 self._fill(stacks, number, one)
         self._slots, self._rank, self._stacks = slots, rank, stacks
+        self.version += 1
         return slot
 
     def unload(self, slot: int) -> None:
@@ -130,6 +133,7 @@ class StackedLora:
         self._slots[slot] = None
         if not any(self._slots):
             self._slots, self._rank, self._stacks = [], 0, {}
+            self.version += 1
 
     def _fits(self, adapter: AdapterWeights) -> bool:
         """Returns whether there is a free slot of at least its rank for every Linear that it changes."""
@@ -146,7 +150,7 @@ class StackedLora:
 
         def zeros(group: str, width: int) -> torch.Tensor:
             height = len(GROUPS[group]) * rank
-            return torch.zeros(slots + 1, height, width, device=self._device, dtype=self._dtype)
+            return torch.zeros(slots + 1, height, width, device=self.device, dtype=self._dtype)
 
         return {
             (layer, group): _Stack(zeros(group, width), zeros(group, sum(self._widths[group])))
@@ -167,28 +171,29 @@ class StackedLora:
                     stack.b[slot, place, column : column + width] = (pair[1].float() * adapter.scaling).t()
                 column += width
 
-    def route(self, slots: Sequence[int | None], tokens: int) -> Route | None:
+    def route(self, slots: Sequence[int | None], tokens: int, *, by_blocks: bool = False) -> Route | None:
         """Returns how rows of `tokens` tokens each use the adapters in `slots` (None: the base model); None when no
-        row uses any. It holds for the passes until the next call."""
+        row uses any. It holds for the passes until the next call. `by_blocks` asks for that way."""
         if all(slot is None for slot in slots):
             return None
         assert all(slot is None or self._slots[slot] is not None for slot in slots), "a row uses a slot that was freed"
         base = len(self._slots)
         numbers = [base if slot is None else slot for slot in slots]
-        if tokens > 1:
-            chosen = torch.tensor(numbers, device=self._device)
+        if tokens > 1 and not by_blocks:
+            chosen = torch.tensor(numbers, device=self.device)
             return Route(rows=lambda place: self._stacks[place].of(chosen))
-        if self._by_rows(len(slots)):
+        if not by_blocks and self._by_rows(len(slots)):
             self._copies.place(numbers, self._stacks)
             return Route(rows=self._copies.views.__getitem__)
         mask = torch.zeros(len(slots), base + 1, 1)
         mask[torch.arange(len(slots)), torch.tensor(numbers)] = 1
-        return Route(blocks=mask.to(self._device, self._dtype))
+        mask = mask.repeat_interleave(tokens, 0)
+        return Route(blocks=mask.to(self.device, self._dtype))
 
     def _by_rows(self, rows: int) -> bool:
         """Returns whether to keep a copy of its adapter for each row: on a CPU, where all of them fit its cache."""
         one = sum(stack.nbytes for stack in self._stacks.values()) // (len(self._slots) + 1)
-        return self._device.type == "cpu" and rows * one <= _CACHE_BYTES
+        return self.device.type == "cpu" and rows * one <= _CACHE_BYTES
 
     def add(self, out: torch.Tensor, x: torch.Tensor, layer: int, group: str, route: Route | None) -> None:
         """Adds the adapters' part to `out` in place.

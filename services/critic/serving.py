@@ -15,7 +15,7 @@ from PIL import Image
 
 from services.core import images
 from services.core.devices import prepare_device
-from services.core.errors import InvalidArgument, NotReady, Overloaded
+from services.core.errors import ConfigurationError, InvalidArgument, NotReady, Overloaded
 from services.core.settings import available_cpus
 from services.critic import adapter_format, memory, prompts
 from services.critic import model as models
@@ -23,6 +23,7 @@ from services.critic.adapter_format import AdapterLimits
 from services.critic.adapters import AdapterRegistry, Budget, Voice
 from services.critic.checkpoint import model_files
 from services.critic.engine import AdapterNotLoaded, Engine, Generation
+from services.critic.graphs import record_cuda_graph
 from services.critic.model import Prompt, VisionLanguageModel
 from services.critic.prompts import Form
 from services.critic.sampling import SamplingParams
@@ -84,7 +85,7 @@ class Serving:
         settings = self._settings
         model = await asyncio.to_thread(load_model, settings)
         options = memory.fit(model, engine_options(settings), int(settings.adapters_max_bytes))
-        engine = SlotEngine(model, options)
+        engine = SlotEngine(model, options, record=record_cuda_graph if settings.cuda_graphs else None)
         engine.start()
         self._model, self._engine = model, engine
         proof = await asyncio.to_thread(self._proof, engine)
@@ -203,6 +204,10 @@ def load_model(settings: CriticSettings) -> VisionLanguageModel:
     """Returns the model that the settings name, on their device. Raises `ConfigurationError`."""
     files = model_files(settings.model_folder)
     device, dtype = prepare_device(settings)
+    if settings.cuda_graphs and device.type != "cuda":
+        raise ConfigurationError(
+            "MONDRIAN_CRITIC_CUDA_GRAPHS is on and the critic runs on the CPU: give it a GPU, or turn the graphs off."
+        )
     small = sum(path.stat().st_size for path in files) <= _SMALL_WEIGHTS
     if settings.dtype == "auto" and device.type == "cpu" and small:
         dtype = torch.float32

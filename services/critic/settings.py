@@ -53,6 +53,8 @@ class CriticSettings(ModelSettings):
     """Tokens of prompts that are read in one turn, so that reading does not stall writing."""
     vision_cache_bytes: ByteSize = ByteSize(256 * 1024**2)
     """Memory for photographs that were seen lately, so that they need not be read again."""
+    cuda_graphs: bool = False
+    """Whether the steps of writing run as CUDA graphs, which a large model on a GPU needs to be fast."""
     preparing_threads: int = Field(default=0, ge=0)
     """Threads that decode and prepare photographs; 0 means one for each CPU the process may use."""
 

@@ -20,6 +20,7 @@ from PIL import Image
 
 from services.core.errors import DeviceMemory, EngineStopped, InvalidArgument, Overloaded
 from services.critic.engine import AdapterNotLoaded, EngineStats, Event, Generation
+from services.critic.graphs import Record
 from services.critic.lora import AdapterWeights
 from services.critic.model import Prompt, VisionLanguageModel
 from services.critic.sampling import SamplingParams
@@ -33,10 +34,13 @@ _Future = concurrent.futures.Future
 class SlotEngine:
     """The `Engine` over a `VisionLanguageModel`; `start` begins its thread."""
 
-    def __init__(self, model: VisionLanguageModel, options: EngineOptions) -> None:
+    def __init__(self, model: VisionLanguageModel, options: EngineOptions, *, record: Record | None = None) -> None:
+        """`record` turns decode steps into what a GPU runs as one, see `services.critic.graphs`; None: not so."""
         self._model = model
         self._options = options
         self._writer = Writer(model, options)
+        if record is not None:
+            self._writer.decoder.record_steps(record)
         # Shared between threads, under the condition's lock.
         self._changed = threading.Condition()
         self._waiting: collections.deque[Row] = collections.deque()

@@ -24,11 +24,11 @@ from PIL import Image
 
 from services.core.errors import ConfigurationError
 from services.core.images import DEFAULT_LIMITS, ImageLimits
+from services.core.imports import without
 from services.embedder import fidelity
 from services.embedder.clip import ClipEncoder
 from services.embedder.encoder import Matrix, Tokens
 from services.embedder.fidelity import Fidelity
-from services.embedder.imports import without
 from services.embedder.metrics import FIDELITY
 from services.embedder.preprocessing import Pixels
 

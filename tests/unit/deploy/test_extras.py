@@ -15,7 +15,8 @@ from deploy.verify.manifests import ROOT
 from tests.unit.deploy.conftest import SERVICES
 
 # Model services alone call what imports these in core, and only when they do.
-LAZY_IN_CORE = {"torch", "torchvision"}
+LAZY_IN_CORE = {"torch", "torchvision", "open_clip"}
+CALLED = {"embedder": LAZY_IN_CORE, "scorer": LAZY_IN_CORE, "critic": {"torch"}}
 OPTIONAL = {"embedder": ("embedder-cpu",)}
 OWN = {"services", "mondrian", "inference", "deploy"}
 
@@ -67,6 +68,7 @@ def test_an_image_has_everything_that_its_service_imports(service: str, distribu
     # What an extra of its own brings is imported where a setting asks for it.
     there = installed_with(service).union(*(installed_with(extra) for extra in OPTIONAL.get(service, ())))
     names = imported(ROOT / "services" / service) | (imported(ROOT / "services" / "core") - LAZY_IN_CORE)
+    names |= CALLED.get(service, set())
     missing = {name for name in names if not there & distributions.get(name, {name})}
     assert names
     assert not missing, f"extra {service!r} of pyproject.toml does not bring {sorted(missing)}"

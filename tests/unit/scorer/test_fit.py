@@ -268,7 +268,7 @@ def test_what_cannot_be_fitted_is_said_in_one_sentence(tmp_path: Path, capsys: p
     table.write_text("\n".join([lines[0], *(line.replace("5.0", f"{i}.0") for i, line in enumerate(lines[1:]))]))
     (photos / "007.png").unlink()
     assert "1 of 120 rated photographs are not below" in said("--ratings", str(table), *out)
-    assert "names no open_clip folder" in said("--clip-path", str(photos), *out)
+    assert "holds no open_clip_config.json" in said("--clip-path", str(photos), *out)
 
 
 def test_the_backbone_pads_and_is_deterministic(backbone: Backbone) -> None:
@@ -287,7 +287,7 @@ def test_the_backbone_pads_and_is_deterministic(backbone: Backbone) -> None:
 def test_a_folder_without_safe_weights_is_refused(tmp_path: Path) -> None:
     shutil.copy(CLIP / "open_clip_config.json", tmp_path)
     (tmp_path / "open_clip_pytorch_model.bin").write_bytes(b"pickle")
-    with pytest.raises(ConfigurationError, match="a pickle is never loaded"):
+    with pytest.raises(ConfigurationError, match="a pickle, which is never loaded"):
         load_backbone(tmp_path, torch.device("cpu"), torch.float32)
-    with pytest.raises(ConfigurationError, match="names no open_clip folder"):
+    with pytest.raises(ConfigurationError, match="does not exist; set MONDRIAN_SCORER_CLIP_PATH"):
         load_backbone(tmp_path / "none", torch.device("cpu"), torch.float32)

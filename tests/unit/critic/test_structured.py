@@ -19,10 +19,14 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from services.core.errors import InvalidArgument
 from services.core.settings import MINI_DIR
-from services.critic.engine import Completed, Delta, Event, Finish
+from services.critic import adapter_format
+from services.critic.adapter_format import AdapterLimits
+from services.critic.engine import Completed, Delta, Event, Finish, Generation
+from services.critic.lora import AdapterWeights
 from services.critic.model import VisionLanguageModel
 from services.critic.sampling import Sampler, SamplingParams, choose
 from services.critic.structured import SHORTEST, JsonGrammar, JsonGuide
+from tests.fakes.critic import random_adapter
 from tests.unit.critic import solo
 from tests.unit.critic.running import events_of, last, running
 
@@ -65,8 +69,20 @@ def grammar(model: VisionLanguageModel) -> JsonGrammar:
     return JsonGrammar(model.tokenizer, model.network.config.text_config.vocab_size, model.end_ids)
 
 
+ADVISORS = ("ansel", "okeefe")
+
+
+@pytest.fixture(scope="module")
+def adapters(model: VisionLanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, AdapterWeights]:
+    base = adapter_format.base_of(model.network, name=model.name, fingerprint=model.fingerprint)
+    root = tmp_path_factory.mktemp("adapters")
+    folders = [random_adapter(root / name, base, seed=seed) for seed, name in enumerate(ADVISORS)]
+    return {folder.name: adapter_format.read(folder, base, AdapterLimits()).weights for folder in folders}
+
+
 class Ask(NamedTuple):
     picture: int
+    adapter: str | None
     params: SamplingParams
 
 
@@ -83,28 +99,36 @@ json_params = st.builds(
 prose_params = st.builds(
     SamplingParams, st.integers(1, 24), temperature=st.sampled_from([0.0, 1.0]), seed=st.integers(0, 2**32)
 )
-asks = st.lists(
-    st.builds(Ask, st.integers(0, len(solo.SHAPES) - 1), json_params | prose_params), min_size=1, max_size=8
+asks = st.builds(
+    Ask, st.integers(0, len(solo.SHAPES) - 1), st.sampled_from([None, *ADVISORS]), json_params | prose_params
 )
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(plan=asks)
-def test_json_is_valid_and_prose_beside_it_unchanged(model: VisionLanguageModel, plan: list[Ask]) -> None:
-    async def run(asks: list[Ask]) -> list[list[Event]]:
-        async with running(model) as engine:
-            streams = [engine.submit(solo.prompt_of(model, picture, 1), params) for picture, params in asks]
-            return [await events_of(stream) for stream in streams]
+@given(plan=st.lists(asks, min_size=1, max_size=8))
+def test_json_is_valid_and_every_row_writes_what_it_writes_alone(
+    model: VisionLanguageModel, adapters: dict[str, AdapterWeights], plan: list[Ask]
+) -> None:
+    """JSON and prose of several advisors share batches of four; each ask also runs by itself, one after another."""
 
-    together = asyncio.run(run(plan))
-    for (picture, params), events in zip(plan, together, strict=True):
-        done = last(events)
-        assert len(done.tokens) <= params.max_tokens
-        if params.json:
+    async def run() -> tuple[list[list[Event]], list[list[Event]]]:
+        async with running(model) as engine:
+            for name, weights in adapters.items():
+                await engine.load_adapter(name, weights)
+
+            def begin(ask: Ask) -> Generation:
+                prompt = solo.prompt_of(model, ask.picture, 1)
+                return engine.submit(prompt, ask.params, adapter=ask.adapter)
+
+            together = [await events_of(stream) for stream in [begin(ask) for ask in plan]]
+            return together, [await events_of(begin(ask)) for ask in plan]
+
+    for ask, events, alone in zip(plan, *asyncio.run(run()), strict=True):
+        assert last(events).tokens == last(alone).tokens
+        assert last(events).finish is last(alone).finish
+        assert len(last(events).tokens) <= ask.params.max_tokens
+        if ask.params.json:
             check(text_of(events))
-        else:
-            (alone,) = asyncio.run(run([Ask(picture, params)]))
-            assert done.tokens == last(alone).tokens
 
 
 # Pieces that lead through every part of a critique, and what no critique may hold.

@@ -71,9 +71,9 @@ mini-eval: install  ## measure the embedded models  [PHOTOS=folder]
 	@$(BIN)/python -m deploy.mini.evaluate_clip $(if $(PHOTOS),--photos "$(PHOTOS)")
 	@$(BIN)/python -m deploy.mini.evaluate_vlm $(if $(PHOTOS),--photos "$(PHOTOS)")
 
-score-eval: install  ## measure the scorer on real photographs  PHOTOS=folder
+score-eval: install  ## measure the scorer on real photographs  PHOTOS=folder [LABELS=file.csv]
 	@$(if $(PHOTOS),,echo 'mondrian: name a folder of photographs: make score-eval PHOTOS=folder' >&2; exit 2)
-	@$(BIN)/python -m services.scorer.evaluate --photos "$(PHOTOS)"
+	@$(BIN)/python -m services.scorer.evaluate --photos "$(PHOTOS)" $(if $(LABELS),--labels "$(LABELS)")
 
 bench: install  ## measure speed against ceilings of the same run (minutes; on a quiet machine)
 	@$(BIN)/python -m tests.bench.gateway
@@ -82,6 +82,7 @@ bench: install  ## measure speed against ceilings of the same run (minutes; on a
 	@$(BIN)/python -m tests.bench.clip_mode
 	@$(BIN)/python -m tests.bench.clip_mode --engine openvino
 	@$(BIN)/python -m tests.bench.search
+	@$(BIN)/python -m tests.bench.scorer
 	@$(BIN)/python -m tests.bench.critic
 	@$(BIN)/python -m tests.bench.structured
 

@@ -146,10 +146,12 @@ def _differences(x: Tensor) -> list[Tensor]:
 
 def _noise_variance(luma: Tensor, pixels: Tensor) -> Tensor:
     """Variance [B] of white noise of luma in squared units of 1/255; `pixels` are uint8 [B, H, W, 3]."""
-    clipped = ((pixels.amax(-1) >= 253) | (pixels.amin(-1) <= 2)).float()
+    red, green, blue = pixels.permute(0, 3, 1, 2).contiguous().unbind(1)
+    most, least = torch.maximum(torch.maximum(red, green), blue), torch.minimum(torch.minimum(red, green), blue)
+    clipped = ((most >= 253) | (least <= 2)).float()
     # Blocks with more than a tenth of their pixels clipped come last.
     last = 1e6 * (filters.block_mean(clipped, _BLOCK).flatten(1) > 0.1)
-    fine, color = _above(luma), _above(pixels[..., 0].float() - pixels[..., 1].float())
+    fine, color = _above(luma), _above(red.float() - green.float())
     blocks = _energy(fine * fine, _BLOCK)
     coarse = _energy(_above(filters.block_mean(luma, 2)).square(), _BLOCK // 2)
     where = _flattest(blocks + last)

@@ -233,6 +233,18 @@ def test_ratings_by_chance_leave_everything_as_it_was(tmp_path: Path, capsys: py
     assert not out.exists()
 
 
+def test_a_head_needs_no_clip(tmp_path: Path) -> None:
+    table = _rated(tmp_path / "photos", composition=_light)
+    out = tmp_path / "heads.safetensors"
+    assert main(["--ratings", str(table), "--photos", str(table.parent), "--out", str(out), "--quiet"]) == 0
+    scorer = load_scorer(ScorerSettings.load(heads_path=out, device="cpu"))
+    assert scorer.id.startswith("signal+heads@")
+    (scores,) = _score(scorer, range(1))
+    assert scores.dimensions[COMPOSITION].evidence[-1].startswith("A head fitted on people's ratings places it ")
+    basis = score_response(Scored("0", scores), scorer.id, None, "", 0.0).dimensions[COMPOSITION].basis
+    assert basis == scorer_pb2.BASIS_SIGNAL
+
+
 def test_prompts_and_tables_need_no_ratings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # The small CLIP has read captions of drawn scenes, not one of the words that lighting is asked by.
     table = _rated(tmp_path / "photos", composition=_chance)

@@ -49,19 +49,28 @@ def list_releases(service: ServiceArgument = None) -> None:
 
 
 @releases.command()
-def verify(service: ServiceArgument = None) -> None:
+def verify(
+    service: ServiceArgument = None,
+    every: Annotated[bool, typer.Option("--all", help="Older releases too, which one might roll back to.")] = False,
+) -> None:
     """Compare every byte of the current releases with what was published."""
     settings = CommonSettings.load()
     sound = True
     for each in _chosen(service):
         store = store_of(settings, each)
-        release_id = store.current_id()
-        problems = store.verify(release_id) if release_id else [f"The {each.name} has no release; pre-compute one."]
-        for problem in problems:
-            complain(problem)
-        sound = sound and not problems
-        if not problems and release_id:
-            out().print(f"The {each.name}'s release {release_id[:12]} is sound.")
+        current = store.current_id()
+        if current is None:
+            complain(f"The {each.name} has no release; pre-compute one.")
+            sound = False
+            continue
+        older = [info.id for info in store.releases() if info.id != current] if every else []
+        for release_id in (current, *older):
+            problems = store.verify(release_id)
+            for problem in problems:
+                complain(problem)
+            sound = sound and not problems
+            if not problems:
+                out().print(f"The {each.name}'s release {release_id[:12]} is sound.")
     if not sound:
         raise typer.Exit(FAILED)
 

@@ -18,4 +18,7 @@ BATCH_SIZE: Final = Histogram(
     "mondrian_batch_size", "Items that the model ran at once.", ["batcher"], buckets=(1, 2, 4, 8, 16, 32, 64, 128)
 )
 REFUSED: Final = Counter("mondrian_refused_total", "Items refused because no permit was free.", ["batcher"])
+RELEASE_DAMAGED: Final = Gauge(
+    "mondrian_release_damaged", "1 while the served release differs from what was published, as last verified."
+)
 DROPPED: Final = Counter("mondrian_dropped_total", "Items dropped unrun because nobody waited for them.", ["batcher"])

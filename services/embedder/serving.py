@@ -49,6 +49,7 @@ class Serving:
                 dimensions=encoder.dimensions,
             ),
             poll_s=settings.poll_s,
+            verify_s=settings.verify_s,
         )
         try:
             await watcher.start()

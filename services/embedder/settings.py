@@ -31,6 +31,8 @@ class EmbedderSettings(ModelSettings):
     """How many photographs and texts are remembered with their embeddings, about 2 KB each."""
     poll_s: float = Field(default=1.0, gt=0)
     """Seconds between two looks for a new release."""
+    verify_s: float = Field(default=3600.0, ge=0)
+    """Seconds between two comparisons of every byte of the served release with what was published; 0 for never."""
     keep_releases: int = Field(default=5, ge=0)
     """How many older releases precompute leaves to roll back to."""
     index: Literal["auto", "exact", "hnsw"] = "auto"

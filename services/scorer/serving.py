@@ -68,6 +68,7 @@ class Serving:
             ReleaseStore(settings.releases_root),
             lambda release: load_library(release, scorer.id),
             poll_s=settings.poll_s,
+            verify_s=settings.verify_s,
         )
         try:
             await engine.warm_up()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from services.core.errors import ConfigurationError, NoRelease
+from services.core.metrics import RELEASE_DAMAGED
 from services.core.releases.release import Release
 from services.core.releases.store import ReleaseStore
 
@@ -21,7 +23,10 @@ class ReleaseWatcher(Generic[T]):
 
     `load` turns a verified release into the value; it runs in a thread and may refuse the release with a
     ConfigurationError. The value must keep a reference to the Release as long as it reads the release's files.
-    `current` is looked at every `poll_s` seconds. `on_swap` is called in the event loop with the value replaced.
+    `current` is looked at every `poll_s` seconds, and every byte of what is served is compared with its sha256 every
+    `verify_s` (0: never): what a disk has changed since is logged and told by a metric, before somebody reads it or the
+    next start stumbles over it. The value is served on: it was made from sound bytes. `on_swap` is called in the event
+    loop with the value replaced.
 
     A caller takes `value` once and uses that object to its end: a swap changes what the next caller gets, so every
     answer comes from one release.
@@ -33,11 +38,13 @@ class ReleaseWatcher(Generic[T]):
         load: Callable[[Release], T],
         *,
         poll_s: float = 1.0,
+        verify_s: float = 0.0,
         on_swap: Callable[[T | None], None] | None = None,
     ) -> None:
         self._store = store
         self._load = load
         self._poll_s = poll_s
+        self._verify_s = verify_s
         self._on_swap = on_swap
         self._value: T | None = None
         self._release_id: str | None = None
@@ -80,6 +87,16 @@ class ReleaseWatcher(Generic[T]):
             _log.exception("The new release cannot be loaded and the old one stays")
         return False
 
+    async def verify(self) -> list[str]:
+        """Returns a sentence for every file of the served release that differs from its sha256, and logs it."""
+        if self._release_id is None:
+            return []
+        problems = await asyncio.to_thread(self._store.verify, self._release_id)
+        for problem in problems:
+            _log.error("The release that is served has been damaged since it was verified: %s", problem)
+        RELEASE_DAMAGED.set(bool(problems))
+        return problems
+
     async def stop(self) -> None:
         """Stops following. The value stays usable."""
         if self._task is not None:
@@ -89,9 +106,16 @@ class ReleaseWatcher(Generic[T]):
             self._task = None
 
     async def _follow(self) -> None:
+        verified = time.monotonic()
         while True:
             await asyncio.sleep(self._poll_s)
-            await self.refresh()
+            if await self.refresh():
+                # Loading it has verified it.
+                verified = time.monotonic()
+                RELEASE_DAMAGED.set(0)
+            if self._verify_s and time.monotonic() >= verified + self._verify_s:
+                await self.verify()
+                verified = time.monotonic()
 
     async def _refresh(self) -> bool:
         async with self._refreshing:

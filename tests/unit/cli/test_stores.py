@@ -102,6 +102,18 @@ def test_a_flipped_byte_is_found_and_said(settings: CommonSettings) -> None:
         assert len(result.stderr.splitlines()) == 1
 
 
+def test_older_releases_are_verified_where_all_are_asked_for(settings: CommonSettings) -> None:
+    first = publish(settings, "embedder", ansel=3)
+    damage(settings, "embedder")
+    second = publish(settings, "embedder", ansel=4)
+    assert run("releases", "verify", "embedder").exit_code == 0
+    result = run("releases", "verify", "embedder", "--all")
+    assert result.exit_code == 1
+    assert f"{second[:12]} is sound" in result.stdout
+    assert len(result.stderr.splitlines()) == 1
+    assert first[:12] in result.stderr
+
+
 def test_the_doctor_names_the_command_that_mends(settings: CommonSettings) -> None:
     missing = list(releases(settings))
     assert [(finding.verdict, finding.mend) for finding in missing] == [

@@ -8,11 +8,13 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
 
 from services.core.errors import ConfigurationError, NoRelease, ReleaseDamaged, WriterBusy
+from services.core.metrics import RELEASE_DAMAGED
 from services.core.releases import Manifest, Release, ReleaseStore, ReleaseWatcher
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -347,6 +349,45 @@ async def test_a_refused_release_leaves_the_old_value_and_is_looked_at_again_whe
         assert watcher.value[0] == "two"
     finally:
         await watcher.stop()
+
+
+class Verified(ReleaseStore):
+    """Tells when it was asked to verify."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.asked = threading.Semaphore(0)
+
+    def verify(self, release_id: str) -> list[str]:
+        self.asked.release()
+        return super().verify(release_id)
+
+
+async def test_a_byte_that_changes_under_a_served_release_is_noticed_and_the_value_stays(
+    store: ReleaseStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    published = publish(store, "one")
+    watched = Verified(store.root)
+    watcher = ReleaseWatcher(watched, loaded, poll_s=0.01, verify_s=0.01)
+    assert await watcher.verify() == []
+    await watcher.start()
+    try:
+        assert await watcher.verify() == []
+        assert next(iter(RELEASE_DAMAGED.collect())).samples[0].value == 0
+        path = published.path / "ansel.hnsw"
+        path.chmod(0o644)
+        path.write_bytes(b"twO" * 3)
+        # By itself: the second question after the change began after it.
+        for _ in range(3):
+            assert await asyncio.to_thread(watched.asked.acquire, timeout=30)
+        (problem,) = await watcher.verify()
+        assert "ansel.hnsw differs from its sha256" in problem
+        assert problem in caplog.text
+        assert next(iter(RELEASE_DAMAGED.collect())).samples[0].value == 1
+        assert watcher.value[0] == "one"
+    finally:
+        await watcher.stop()
+        RELEASE_DAMAGED.set(0)
 
 
 async def test_what_load_refuses_or_breaks_on_is_not_served(store: ReleaseStore) -> None:

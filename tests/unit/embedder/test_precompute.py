@@ -21,6 +21,7 @@ from services.embedder.indexing import Asked
 from services.embedder.precomputation import Outcome, precompute, sentences
 from services.embedder.references import References, load_references
 from tests.fakes.encoder import FakeEncoder
+from tests.load.add_one import OTHER_SPACE, series
 from tests.unit.embedder.pictures import advisor_folder, encoded, photograph, picture
 
 
@@ -122,6 +123,20 @@ def test_one_new_photograph_costs_one_inference(shelf: Shelf) -> None:
     outcome = shelf.run("ansel")
     assert (outcome.references, outcome.computed) == (21, 1)
     assert shelf.encoder.batches == [1]
+
+
+def test_with_another_encoder_everything_is_new_and_nothing_old_remains(tmp_path: Path) -> None:
+    """A short form of `python -m tests.load.add_one`, which does it with 10,000 photographs."""
+    runs = series(30, tmp_path)
+    assert [one.inferences for one in runs] == [30, 0, 1, 31]
+    assert [one.space_id for one in runs] == [FakeEncoder().space_id] * 3 + [OTHER_SPACE]
+    newer = FakeEncoder(space_id=OTHER_SPACE)
+    release = ReleaseStore(tmp_path / "data" / "embedder").current()
+    assert release is not None
+    references = load_references(release, space_id=OTHER_SPACE, encoder_name="fake", dimensions=newer.dimensions)
+    for seed in range(31):
+        (vector,) = newer.forward_images([newer.pixels(newer.photograph(photograph(seed)))])
+        assert np.array_equal(references.stored(sha256(photograph(seed))), vector)
 
 
 def test_the_same_folder_again_gives_the_same_release(shelf: Shelf) -> None:

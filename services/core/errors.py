@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import ClassVar, Final, cast
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -40,8 +40,11 @@ class MondrianError(Exception):
     """A failure with a place in the table.
 
     `reason` replaces the table's reason where one class covers several; `metadata` travels in ErrorInfo;
-    `retry_after_s` (seconds) becomes RetryInfo; `field` names the request's field in BadRequest.
+    `retry_after_s` (seconds) becomes RetryInfo, `default_retry_s` where it is None; `field` names the request's field
+    in BadRequest.
     """
+
+    default_retry_s: ClassVar[float | None] = None
 
     def __init__(
         self,
@@ -56,7 +59,7 @@ class MondrianError(Exception):
         self.message = message
         self.reason = reason or row_of(type(self)).reason
         self.metadata = metadata or {}
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = self.default_retry_s if retry_after_s is None else retry_after_s
         self.field = field
 
 
@@ -102,6 +105,9 @@ class Overloaded(MondrianError):
 
 class DeviceMemory(MondrianError):
     """The device ran out of memory."""
+
+    # What took it is being given back, or belongs to requests that end soon.
+    default_retry_s = 1.0
 
 
 class NotReady(MondrianError):

@@ -97,6 +97,7 @@ class StackedLora:
         self._slots: list[AdapterWeights | None] = []
         self._rank = 0
         self._stacks: dict[tuple[int, str], _Stack] = {}
+        self._slot_bytes = 0
         self._copies = _Copies()
 
     @property
@@ -124,6 +125,7 @@ class StackedLora:
             if one is not None:
                 self._fill(stacks, number, one)
         self._slots, self._rank, self._stacks = slots, rank, stacks
+        self._slot_bytes = sum(stack.nbytes for stack in stacks.values()) // (len(slots) + 1)
         self.version += 1
         return slot
 
@@ -192,8 +194,7 @@ class StackedLora:
 
     def _by_rows(self, rows: int) -> bool:
         """Returns whether to keep a copy of its adapter for each row: on a CPU, where all of them fit its cache."""
-        one = sum(stack.nbytes for stack in self._stacks.values()) // (len(self._slots) + 1)
-        return self.device.type == "cpu" and rows * one <= _CACHE_BYTES
+        return self.device.type == "cpu" and rows * self._slot_bytes <= _CACHE_BYTES
 
     def add(self, out: torch.Tensor, x: torch.Tensor, layer: int, group: str, route: Route | None) -> None:
         """Adds the adapters' part to `out` in place.

@@ -19,8 +19,8 @@ log = logging.getLogger("mondrian.critic")
 def fit(model: VisionLanguageModel, options: EngineOptions, adapter_bytes: int) -> EngineOptions:
     """Returns the options with a slot no longer than the model's own reach, and logs what the device will hold.
 
-    `adapter_bytes` is what adapters may take. Raises `ConfigurationError` when the slots (on a GPU: slots and
-    adapters) do not fit beside the weights that are loaded already.
+    `adapter_bytes` is what adapters may take. Raises `ConfigurationError` when the slots (on a GPU: slots,
+    adapters and photographs) do not fit beside the weights that are loaded already.
     """
     config = model.network.config.text_config
     options = dataclasses.replace(options, max_tokens=min(options.max_tokens, config.max_position_embeddings))
@@ -40,12 +40,14 @@ def fit(model: VisionLanguageModel, options: EngineOptions, adapter_bytes: int) 
         model.device, _size(weights), options.slots, options.max_tokens, _size(slots), _size(adapter_bytes),
         _size(options.vision_cache_bytes), "unknown" if free is None else _size(free),
     )  # fmt: skip
-    needed = slots + (adapter_bytes if model.device.type == "cuda" else 0)
+    # A CPU's memory is shared and grows with what is used; a GPU's must be there for all that may come.
+    needed = slots + (adapter_bytes + options.vision_cache_bytes if model.device.type == "cuda" else 0)
     if free is not None and needed > free:
         raise ConfigurationError(
-            f"{options.slots} slots of {options.max_tokens:,} tokens take {_size(slots)} and adapters up to "
-            f"{_size(adapter_bytes)}, and {model.device} has {_size(free)} left: lower MONDRIAN_CRITIC_MAX_BATCH, "
-            "MONDRIAN_CRITIC_MAX_CONTEXT_TOKENS or MONDRIAN_CRITIC_ADAPTERS_MAX_BYTES."
+            f"{options.slots} slots of {options.max_tokens:,} tokens take {_size(slots)}, adapters up to "
+            f"{_size(adapter_bytes)} and photographs up to {_size(options.vision_cache_bytes)}, and {model.device} has "
+            f"{_size(free)} left: lower MONDRIAN_CRITIC_MAX_BATCH, MONDRIAN_CRITIC_MAX_CONTEXT_TOKENS, "
+            "MONDRIAN_CRITIC_ADAPTERS_MAX_BYTES or MONDRIAN_CRITIC_VISION_CACHE_BYTES."
         )
     return options
 
@@ -53,7 +55,11 @@ def fit(model: VisionLanguageModel, options: EngineOptions, adapter_bytes: int) 
 def _free_bytes(device: torch.device) -> int | None:
     """Returns the memory that can still be allocated on a device, None where it cannot be told."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        free, total = torch.cuda.mem_get_info(device)
+        allocated = torch.cuda.memory_allocated(device)
+        # What torch holds and does not use counts as free; the process's share of the device is a limit of its own.
+        share = torch.cuda.get_per_process_memory_fraction(device) * total
+        return int(min(free + torch.cuda.memory_reserved(device) - allocated, share - allocated))
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))

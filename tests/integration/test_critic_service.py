@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 import pytest
 import pytest_asyncio
+import torch
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mondrian.critic.v1 import critic_pb2, critic_pb2_grpc
@@ -245,6 +246,26 @@ async def test_one_request_too_many_is_refused_with_a_time_to_try_again(server: 
         call.cancel()
     assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*reads, return_exceptions=True))
     await until_idle(engine_of(server))
+
+
+@in_one_loop
+@pytest.mark.parametrize("part", ["prefill", "decode"])
+async def test_a_device_without_memory_is_answered_with_a_time_to_try_again_and_survived(
+    own_server: RunningServer, own_stub: Stub, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    wanted = (await own_stub.Critique(request_of())).text
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(engine_of(own_server)._writer.decoder, part, full)
+    code, reason, error = await refused(own_stub.Critique(request_of()))
+    assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "DEVICE_MEMORY")
+    retry = error_details_pb2.RetryInfo()
+    assert any(detail.Unpack(retry) for detail in rpc_status_of(error).details)
+    assert retry.retry_delay.ToTimedelta().total_seconds() > 0
+    monkeypatch.undo()
+    assert (await own_stub.Critique(request_of())).text == wanted
 
 
 @in_one_loop

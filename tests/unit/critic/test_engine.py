@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -323,6 +324,43 @@ async def test_memory_that_runs_out_sheds_the_latest_rows_and_is_survived(
         monkeypatch.undo()
         again = await events_of(engine.submit(solo.prompt_of(model, 0, 0), SamplingParams(2)))
         assert len(last(again).tokens) == 2
+
+
+@pytest.mark.parametrize("fits", [2, 1, 0])
+async def test_memory_that_runs_out_in_a_prompt_costs_only_those_that_do_not_fit(
+    tiny: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, fits: int
+) -> None:
+    async with running(tiny, EngineOptions(slots=5, max_tokens=512)) as engine:
+        prefill = engine._writer.decoder.prefill
+        prompt = solo.prompt_of(tiny, 0, 0)
+        seen: list[int] = []
+        all_wait = threading.Event()
+
+        def short(prompts: list[Any], *rest: Any) -> torch.Tensor:
+            all_wait.wait()
+            seen.append(len(prompts))
+            if len(prompts) > fits:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return prefill(prompts, *rest)
+
+        monkeypatch.setattr(engine._writer.decoder, "prefill", short)
+        streams = [engine.submit(prompt, SamplingParams(8)) for _ in range(5)]
+        all_wait.set()
+        results = await asyncio.gather(*map(events_of, streams), return_exceptions=True)
+        # Read in smaller groups, everything fits as soon as one prompt does.
+        assert max(seen) > fits
+        for result in results:
+            if fits:
+                assert isinstance(result, list)
+                assert list(last(result).tokens) == solo.generate(tiny, prompt, 8)
+            else:
+                assert isinstance(result, DeviceMemory)
+                assert result.retry_after_s is not None
+                assert result.retry_after_s > 0
+        monkeypatch.undo()
+        again = await events_of(engine.submit(prompt, SamplingParams(8)))
+        assert list(last(again).tokens) == solo.generate(tiny, prompt, 8)
+        assert engine.stats().rows == 0
 
 
 async def test_a_closed_event_loop_does_not_end_the_engine(tiny: VisionLanguageModel) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,3 +74,24 @@ def test_memory_is_computed_before_it_is_taken(
     monkeypatch.setattr(memory, "_free_bytes", lambda device: pool.nbytes - 1)
     with pytest.raises(ConfigurationError, match="lower MONDRIAN_CRITIC_MAX_BATCH"):
         memory.fit(tiny, asked, 1024**3)
+
+
+def test_on_a_gpu_all_that_may_come_must_fit_into_the_process_share(
+    tiny: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OnGpu:
+        network, dtype, device = tiny.network, tiny.dtype, torch.device("cuda:0")
+
+    gib = 1024**3
+    asked = EngineOptions(slots=1, max_tokens=64, vision_cache_bytes=gib)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (20 * gib, 80 * gib))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 9 * gib)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 10 * gib)
+    # The device has 20 + 1 GiB free; of a share of 15% of 80 GiB, 3 are left.
+    for share, adapters, fits in ((0.9, 19, True), (0.9, 20, False), (0.15, 1, True), (0.15, 2, False)):
+        monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device, share=share: share)
+        if fits:
+            memory.fit(OnGpu, asked, adapters * gib)  # type: ignore[arg-type]
+        else:
+            with pytest.raises(ConfigurationError, match=r"photographs up to 1\.00 GiB"):
+                memory.fit(OnGpu, asked, adapters * gib)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ TIMES ?= 200
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check lint format types imports protos protos-check manifests lock mini mini-advisors \
-        mini-clip mini-critic mini-eval score-eval bench chaos mixed clean
+        mini-clip mini-critic mini-eval score-eval bench bench-gpu chaos mixed clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -85,6 +85,9 @@ bench: install  ## measure speed against ceilings of the same run (minutes; on a
 	@$(BIN)/python -m tests.bench.scorer
 	@$(BIN)/python -m tests.bench.critic
 	@$(BIN)/python -m tests.bench.structured
+
+bench-gpu: install  ## measure the critic of the 4B's shape and a ViT-B/32, with random weights, on the GPU that is there
+	@$(BIN)/python -m tests.bench.gpu
 
 chaos: install  ## kill precompute, damage releases and fill disks, and see that nothing is lost  [TIMES=n]
 	@$(BIN)/python -m tests.load.kill_precompute --times $(TIMES)

@@ -29,6 +29,7 @@ import torch
 from services.critic import adapter_format, prompts
 from services.critic.adapter_format import AdapterLimits
 from services.critic.engine import Completed, Generation
+from services.critic.graphs import Record
 from services.critic.lora import TARGETS
 from services.critic.model import Prompt, VisionLanguageModel
 from services.critic.sampling import SamplingParams
@@ -174,13 +175,17 @@ def speed(model: VisionLanguageModel, count: int, slots: int, rounds: int, *, eq
     )
 
 
-def first_token(model: VisionLanguageModel, slots: int) -> FirstToken:
-    """Returns how long a newcomer waits for its first token while all other slots are being written."""
+def first_token(
+    model: VisionLanguageModel, slots: int, requests: Sequence[Request], record: Record | None = None
+) -> FirstToken:
+    """Returns how long the first of `requests` waits for its first token while the others, one for each other slot,
+    are being written."""
 
     async def measure() -> FirstToken:
-        engine = SlotEngine(model, EngineOptions(slots=slots, max_tokens=4096, max_queue=slots, vision_cache_bytes=0))
+        options = EngineOptions(slots=slots, max_tokens=4096, max_queue=slots, vision_cache_bytes=0)
+        engine = SlotEngine(model, options, record=record)
         engine.start()
-        newcomer, *others = workload(model, slots, equal=True)
+        newcomer, *others = requests
         streams = [engine.submit(request.prompt, SamplingParams(3_500)) for request in others]
         for stream in streams:
             await anext(stream)
@@ -270,7 +275,7 @@ def main() -> None:
             f"{one.lengths:8}{one.slots:6}{one.sequential:12.0f}{one.static:9.0f}{one.engine:9.0f}"
             f"   {one.to_sequential:.1f} x, {one.to_static:.2f} x"
         )
-    waits = [first_token(model, slots) for slots in arguments.slots]
+    waits = [first_token(model, slots, workload(model, slots, equal=True)) for slots in arguments.slots]
     for wait in waits:
         print(
             f"first token beside {wait.slots - 1} rows: p50 {wait.p50_ms} ms = prefill {wait.prefill_ms} ms + "

@@ -22,7 +22,7 @@ from services.core.images import decode
 from services.scorer import photographs
 from services.scorer.calibration import Calibration
 from services.scorer.scoring import Picture, Scorer
-from tests.bench.embedder import cpu_ms
+from tests.bench.measuring import cpu_ms
 from tests.load.__main__ import drawn
 
 BATCH = 8
@@ -45,15 +45,13 @@ def measure(photograph: Image.Image, rounds: int) -> dict[str, float]:
         scorer.score([photographs.picture(content)])
 
     batch()
+    together = f"decoded, 1,024 px, batch {BATCH}"
     files = {
-        f"JPEG {megapixels:g} MP, with decoding": cpu_ms(functools.partial(file, drawn(megapixels, 1)), rounds)
+        f"JPEG {megapixels:g} MP, with decoding": functools.partial(file, drawn(megapixels, 1))
         for megapixels in (0.7, 12)
     }
-    return {
-        f"decoded, 1,024 px, batch {BATCH}": cpu_ms(batch, rounds) / BATCH,
-        "decoded, 1,024 px, alone": cpu_ms(alone, rounds),
-        **files,
-    }
+    figures = cpu_ms({together: batch, "decoded, 1,024 px, alone": alone, **files}, rounds)
+    return figures | {together: figures[together] / BATCH}
 
 
 def main() -> None:

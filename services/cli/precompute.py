@@ -15,7 +15,7 @@ from rich.text import Text
 
 from services.cli.console import FAILED, INTERRUPTED, MISCONFIGURED, complain, out, plain
 from services.cli.holdings import STORED, holdings
-from services.cli.roster import BACKENDS, Service, endpoint_of, require_model
+from services.cli.roster import BACKENDS, Service, endpoint_of, malloc_environment, require_model
 from services.cli.samples import remember, sample_folders
 from services.core.advisors import load_advisor, require_id
 from services.core.errors import ConfigurationError
@@ -92,6 +92,7 @@ def run_precompute(settings: CommonSettings, service: Service, folder: Path, adv
     command += ["--advisor-dir", str(folder), "--advisor-id", advisor_id, "--data-dir", str(settings.data_dir)]
     environment = {
         **os.environ,
+        **malloc_environment(),
         "MONDRIAN_PROFILE": settings.profile,
         "MONDRIAN_MODELS_DIR": str(settings.models_dir),
     }

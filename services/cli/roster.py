@@ -166,12 +166,17 @@ def require_model(service: Service, common: CommonSettings, model_path: Path | N
     raise ConfigurationError(f"The {service.name}'s model folder {folder} {fault}; {mend}.")
 
 
+def malloc_environment() -> dict[str, str]:
+    """Returns the malloc settings that are not set already; they take effect in a process that is started with them."""
+    return {name: value for name, value in MALLOC.items() if name not in os.environ}
+
+
 def _environment(
     service: Service, common: CommonSettings, port: int, health_port: int, addresses: Mapping[Service, str]
 ) -> dict[str, str]:
     environment = {
         **os.environ,
-        **{name: value for name, value in MALLOC.items() if name not in os.environ},
+        **malloc_environment(),
         "PYTHONUNBUFFERED": "1",
         "MONDRIAN_PROFILE": common.profile,
         "MONDRIAN_DATA_DIR": str(common.data_dir),

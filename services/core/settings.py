@@ -6,8 +6,10 @@ A setting is read once, at start-up, from the environment: the service's prefix 
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal, Self
 
@@ -161,10 +163,36 @@ def reachable(host: str) -> str:
 def available_cpus() -> int:
     """Returns the number of CPUs that this process may use: affinity, and the cgroup's quota rounded up; 1 and more."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            cpus = min(cpus, -(-int(quota) // int(period)))
-    except (OSError, ValueError):
-        pass
-    return max(1, cpus)
+    return max(1, min([cpus, *quotas()]))
+
+
+def quotas(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Returns the quotas that hold for this process, in CPUs rounded up: its cgroup's, and those of the ones around it.
+
+    Version 2 (cpu.max) is read as far up as it can be seen; version 1 where a container sees its own, at the top.
+    """
+    found = []
+    for quota, period in (*_version_2(root, own), *_version_1(root)):
+        # "max", or -1 in version 1, is none.
+        if quota.isdecimal() and period.isdecimal() and int(period):
+            found.append(-(-int(quota) // int(period)))
+    return found
+
+
+def _version_2(root: Path, own: Path) -> Iterator[tuple[str, str]]:
+    with contextlib.suppress(OSError):
+        places = [line.partition("::")[2] for line in own.read_text().splitlines() if line.startswith("0::")]
+        folders = {root, *(root / place.lstrip("/") for place in places)}
+        around = {above for folder in folders for above in (folder, *folder.parents) if above.is_relative_to(root)}
+        for folder in around:
+            with contextlib.suppress(OSError):
+                quota, _, period = (folder / "cpu.max").read_text().strip().partition(" ")
+                yield quota, period
+
+
+def _version_1(root: Path) -> Iterator[tuple[str, str]]:
+    with contextlib.suppress(OSError):
+        yield (
+            (root / "cpu" / "cpu.cfs_quota_us").read_text().strip(),
+            (root / "cpu" / "cpu.cfs_period_us").read_text().strip(),
+        )

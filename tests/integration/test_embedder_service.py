@@ -453,6 +453,26 @@ async def test_when_full_the_caller_is_told_to_come_back(service: Service) -> No
     assert all(response.neighbors for response in await asyncio.gather(*calls))
 
 
+async def test_after_a_burst_whose_callers_have_left_at_most_one_batch_is_computed(service: Service) -> None:
+    service.encoder.batches.clear()
+    service.encoder.gate.clear()
+    calls = [service.stub.Embed(embedder_pb2.EmbedRequest(image=image(photograph(seed)))) for seed in range(300, 308)]
+    engine = service.component.serving.engine()
+    for _ in range(3):  # the two of the warm-up, and the first of the burst
+        await asyncio.to_thread(service.encoder.began.acquire)
+    while engine.in_flight < 8:  # noqa: ASYNC110 - the service tells nobody when it is full
+        await asyncio.sleep(0)
+    for call in calls:
+        call.cancel()
+    while engine.in_flight:  # noqa: ASYNC110 - nor when it is empty
+        await asyncio.sleep(0)
+    service.encoder.gate.set()
+    assert (await service.stub.Embed(embedder_pb2.EmbedRequest(image=image(photograph(400))))).embedding.values
+    first, *rest = service.encoder.batches
+    assert first <= 4
+    assert rest == [1]
+
+
 async def test_a_deadline_ends_the_wait(service: Service) -> None:
     service.encoder.gate.clear()
     call = service.stub.Embed(embedder_pb2.EmbedRequest(image=image(photograph(60))), timeout=0.2)

@@ -14,7 +14,7 @@ from services.cli import precompute as command
 from services.cli.checks import Verdict, releases
 from services.cli.commands import app
 from services.cli.holdings import holdings
-from services.cli.roster import EMBEDDER, SCORER
+from services.cli.roster import EMBEDDER, MALLOC, SCORER
 from services.core.releases import ReleaseStore
 from services.core.settings import CommonSettings
 
@@ -237,6 +237,7 @@ def test_a_precompute_process_gets_folder_id_and_settings(
         *("--data-dir", str(settings.data_dir)),
     ]
     assert environment["MONDRIAN_PROFILE"] == "mini"
+    assert MALLOC.items() <= environment.items()
 
 
 @pytest.mark.parametrize(("code", "sentences"), [(130, 0), (-2, 0), (0, 1)])

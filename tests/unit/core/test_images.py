@@ -376,6 +376,25 @@ def test_nothing_is_printed_for_bad_files(tmp_path: Path) -> None:
     assert ended.stdout + ended.stderr == ""
 
 
+def test_a_large_jpeg_takes_the_memory_of_what_is_kept_of_it(tmp_path: Path) -> None:
+    """48 million pixels are 144 MB whole; at an eighth of the size they are 2."""
+    (tmp_path / "large.jpg").write_bytes(saved(Image.linear_gradient("L").convert("RGB").resize((8485, 5657)), "JPEG"))
+    program = (
+        "import pathlib, resource, sys\n"
+        "from services.core import images\n"
+        "content = pathlib.Path(sys.argv[1]).read_bytes()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "image = images.decode(content, short_side=672)\n"
+        "print(image.height, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "large.jpg")], capture_output=True, text=True, check=True
+    )
+    height, kilobytes = map(int, done.stdout.split())
+    assert height == 708
+    assert kilobytes < 20_000
+
+
 # The rest -----------------------------------------------------------------------------------------------------
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from services.core import settings
+from services.core import devices, settings
 from services.core.devices import choose_device
 from services.core.errors import ConfigurationError
 
@@ -46,6 +47,53 @@ def test_loopback_is_told_from_the_world(host: str, loopback: bool) -> None:
 
 def test_at_least_one_cpu_is_available() -> None:
     assert settings.available_cpus() >= 1
+
+
+def cgroup(root: Path, limits: dict[str, str], own: str) -> list[int]:
+    """Returns the quotas found below `root` with these files, for a process whose cgroup file says `own`."""
+    for name, content in limits.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    (root / "own").write_text(own)
+    return sorted(settings.quotas(root, root / "own"))
+
+
+@pytest.mark.parametrize(
+    ("limits", "own", "expected"),
+    [
+        ({"cpu.max": "max 100000\n"}, "0::/\n", []),
+        ({"cpu.max": "200000 100000\n"}, "0::/\n", [2]),
+        ({"cpu.max": "150000 100000\n"}, "0::/\n", [2]),
+        ({"cpu.max": "5000 100000\n"}, "0::/\n", [1]),
+        # A service of the host: its own quota and its slice's.
+        ({"a.slice/cpu.max": "400000 100000\n", "a.slice/b/cpu.max": "max 100000\n"}, "0::/a.slice/b\n", [4]),
+        # A container that sees its own cgroup at the top and its path from the host's.
+        ({"cpu.max": "300000 100000\n"}, "0::/kubepods/pod1\n", [3]),
+        ({"cpu/cpu.cfs_quota_us": "250000\n", "cpu/cpu.cfs_period_us": "100000\n"}, "1:cpu:/\n", [3]),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, "1:cpu:/\n", []),
+        ({"cpu.max": "nonsense\n"}, "0::/\n", []),
+        ({"cpu.max": "1000 0\n"}, "0::/../../etc\n", []),
+        ({}, "", []),
+    ],
+)
+def test_the_cgroups_quota_is_found(tmp_path: Path, limits: dict[str, str], own: str, expected: list[int]) -> None:
+    assert cgroup(tmp_path, limits, own) == expected
+
+
+def test_threads_follow_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(settings, "quotas", lambda: [5, 3])
+    assert settings.available_cpus() == 3
+    before = torch.get_num_threads()
+    try:
+        devices.prepare_device(settings.ModelSettings.load(device="cpu"))
+        assert torch.get_num_threads() == 3
+        devices.prepare_device(settings.ModelSettings.load(device="cpu", torch_threads=2))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_gpu_that_is_not_there_is_a_sentence() -> None:

@@ -58,6 +58,15 @@ def test_memory_is_kept_between_requests() -> None:
         assert setting in environment.split()
 
 
+def test_compose_and_manifests_start_our_images_and_leave_their_malloc_settings_alone() -> None:
+    for folder in ("compose", "k8s"):
+        text = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "deploy" / folder).rglob("*.yaml"))
+        assert "MALLOC" not in text
+        images = re.findall(r"^\s*(?:- )?image: (\S+)", text, re.MULTILINE)
+        assert images
+        assert all(image.startswith("mondrian/") for image in images)
+
+
 def test_hnswlib_is_not_built_for_the_building_machine() -> None:
     assert "HNSWLIB_NO_NATIVE=1" in dict(stages()["build"])["ENV"].split()
 

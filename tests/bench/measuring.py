@@ -10,18 +10,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from services.cli.roster import MALLOC
 from services.core.settings import available_cpus
+from services.embedder.loading import WAITING
+from tests.processes import child_environment
 
 Figures = dict[str, float]
 Action = Callable[[], object]
 
 
 def start_as_a_service() -> None:
-    """Starts this process again with the services' malloc settings, unless it has them: a ceiling without them would be
-    too low."""
-    if not MALLOC.keys() <= os.environ.keys():
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, **MALLOC})
+    """Starts this process again in the environment of the services that it starts, their malloc settings above all:
+    a ceiling without them would be too low."""
+    wanted = child_environment(WAITING)
+    if not wanted.items() <= os.environ.items():
+        os.execve(sys.executable, sys.orig_argv, wanted)
 
 
 def cpu_ms(actions: Mapping[str, Action], rounds: int) -> Figures:

@@ -13,12 +13,16 @@ import argparse
 import asyncio
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from mondrian.gateway.v1 import gateway_pb2
+import grpc.aio
+from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+from mondrian.types.v1 import types_pb2
 
 from services.core.advisors import load_advisor
+from services.core.channels import channel_options
 from services.core.progress import progress
 from services.core.releases import ReleaseStore
 from services.core.settings import available_cpus
@@ -41,6 +45,8 @@ from tests.load.generator import Load, run
 from tests.processes import ServiceProcess, free_port, service_process
 
 REFERENCES: Final = 24
+BULK_CALLS: Final = 2
+"""Bulk clients at once: together they keep twice the greatest batch in flight."""
 
 
 def measure(folder: Path, engine: str, seconds: float, rounds: int, concurrency: int) -> dict[str, Figures]:
@@ -75,12 +81,19 @@ def measure(folder: Path, engine: str, seconds: float, rounds: int, concurrency:
             for number in range(rounds):
                 contents = list(different(drawn(0.7, 6), round(seconds * 10), salt=number.to_bytes(4, "big")))
                 before = ceiling(encoder, contents)
-                found = asyncio.run(_rate((gateway, service), number, seconds, concurrency))
+                of_round = {
+                    f"Analyze, {concurrency} at once": asyncio.run(
+                        _rate((gateway, service), number, seconds, concurrency)
+                    ),
+                    f"AnalyzeBatch, {BULK_CALLS} calls": asyncio.run(_bulk_rate((gateway, service), contents)),
+                }
                 after = ceiling(encoder, contents)
                 alone = {key: (before[key] + after[key]) / 2 for key in before}
-                found["of_ceiling"] = found["per_s"] / alone["per_s"]
                 figures.setdefault("alone", []).append(alone)
-                figures.setdefault(f"gateway, {concurrency} at once", []).append(found)
+                for title, found in of_round.items():
+                    found["of_ceiling"] = found["per_s"] / alone["per_s"]
+                    found["of_ceiling_in_cpu"] = alone["cpu_ms"] / (found["gateway_cpu_ms"] + found["embedder_cpu_ms"])
+                    figures.setdefault(title, []).append(found)
     return medians(figures)
 
 
@@ -98,12 +111,43 @@ async def _rate(processes: tuple[ServiceProcess, ...], salt: int, seconds: float
     took = time.perf_counter() - begun
     assert set(report.outcomes) == {"OK"}, report.outcomes
     each = [(one.cpu_seconds() - was) * 1e3 / report.answered for one, was in zip(processes, cpu, strict=True)]
+    return {"median_ms": report.percentile(50), **_figures(report.answered, took, each)}
+
+
+async def _bulk_rate(processes: tuple[ServiceProcess, ...], contents: Sequence[bytes]) -> Figures:
+    """Returns the rate of bulk clients that send all they have; the gateway lets 32 of each call in at once."""
+    cpu, begun = [one.cpu_seconds() for one in processes], time.perf_counter()
+    async with grpc.aio.insecure_channel(processes[0].address, channel_options()) as channel:
+        stub = gateway_pb2_grpc.GatewayServiceStub(channel)
+
+        async def call(own: Sequence[bytes]) -> int:
+            requests = (
+                gateway_pb2.AnalyzeBatchRequest(
+                    key=str(number),
+                    request=gateway_pb2.AnalyzeRequest(
+                        # New once more: the rounds before and after have another end.
+                        image=types_pb2.Image(content=content + b"bulk"),
+                        advisor="bench",
+                        mode=gateway_pb2.MODE_CLIP,
+                    ),
+                )
+                for number, content in enumerate(own)
+            )
+            return sum([answer.HasField("response") async for answer in stub.AnalyzeBatch(requests)])
+
+        answered = sum(await asyncio.gather(*(call(contents[start::BULK_CALLS]) for start in range(BULK_CALLS))))
+    assert answered == len(contents)
+    took = time.perf_counter() - begun
+    each = [(one.cpu_seconds() - was) * 1e3 / answered for one, was in zip(processes, cpu, strict=True)]
+    return _figures(answered, took, each)
+
+
+def _figures(answered: int, seconds: float, each: Sequence[float]) -> Figures:
     return {
-        "per_s": report.answered / took,
-        "median_ms": report.percentile(50),
+        "per_s": answered / seconds,
         "gateway_cpu_ms": each[0],
         "embedder_cpu_ms": each[1],
-        "cores_used": sum(each) * report.answered / took / 1e3,
+        "cores_used": sum(each) * answered / seconds / 1e3,
         "per_s_of_free_cores": available_cpus() * 1e3 / sum(each),
     }
 

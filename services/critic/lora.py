@@ -13,6 +13,7 @@ by blocks  all rows are multiplied by the matrices of all adapters, and a mask k
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -76,7 +77,8 @@ class _Stack:
 @dataclass(frozen=True)
 class Route:
     """Which adapter each row uses in one pass. By blocks: the mask [rows * tokens, slots + 1, 1]. By rows: what
-    returns, for a (layer, group), A [rows, inputs, members * rank] and B [rows, members * rank, outputs]."""
+    returns, for a (layer, group), A [rows, inputs, n * rank] and B [rows * m, n * rank / m, outputs / m]: of whole rows
+    n members and m = 1, of pieces n = m of them."""
 
     blocks: torch.Tensor | None = None
     rows: Callable[[tuple[int, str]], _Pair] | None = None
@@ -98,7 +100,7 @@ class StackedLora:
         self._rank = 0
         self._stacks: dict[tuple[int, str], _Stack] = {}
         self._slot_bytes = 0
-        self._copies = _Copies()
+        self._copies = _Copies(self._widths)
 
     @property
     def nbytes(self) -> int:
@@ -107,7 +109,7 @@ class StackedLora:
 
     def load(self, adapter: AdapterWeights) -> int:
         """Places an adapter in a free slot, and returns the slot."""
-        self._copies = _Copies()
+        self._copies = _Copies(self._widths)
         if self._fits(adapter):
             slot = self._slots.index(None)
             self._fill(self._stacks, slot, adapter)
@@ -131,7 +133,7 @@ class StackedLora:
 
     def unload(self, slot: int) -> None:
         """Frees a slot that no row uses any more."""
-        self._copies = _Copies()
+        self._copies = _Copies(self._widths)
         self._slots[slot] = None
         if not any(self._slots):
             self._slots, self._rank, self._stacks = [], 0, {}
@@ -211,16 +213,22 @@ class StackedLora:
             return
         assert route.rows is not None
         a, b = route.rows((layer, group))
-        out.baddbmm_(torch.bmm(x, a), b)
+        tokens = x.shape[1]
+        hidden = torch.bmm(x, a).view(-1, tokens, b.shape[1])
+        out.view(-1, tokens, b.shape[2]).baddbmm_(hidden, b)
 
 
 class _Copies:
-    """For each row its own adapter's matrices: A transposed [rows, inputs, members * rank], B as in the stacks.
+    """For each row its own adapter's matrices, for one token: A transposed, and B without the zeros of the stacks.
 
-    Rows keep their adapters for many steps, so that hardly anything is copied.
+    The outputs of a group are cut into pieces of one width, each within a member, so that one product serves them all:
+    A [rows, inputs, pieces * rank] (a member's as often as it has pieces) and B [rows * pieces, rank, width]. Rows keep
+    their adapters for many steps, so that hardly anything is copied.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, widths: Mapping[str, Sequence[int]]) -> None:
+        self._pieces = {group: _pieces(outputs) for group, outputs in widths.items()}
+        self._order = {group: torch.arange(len(members)) for group, (members, _) in self._pieces.items()}
         self._numbers: list[int] = []
         self._pairs: dict[tuple[int, str], _Pair] = {}
         # The matrices of the rows that were placed last, by (layer, group).
@@ -237,19 +245,34 @@ class _Copies:
         if len(numbers) > len(self._numbers):
             room = max(len(numbers), 2 * len(self._numbers))
             self._numbers, self._viewed = [-1] * room, 0
-            self._pairs = {
-                place: (
-                    stack.a.new_empty(room, *stack.a.shape[:0:-1]),
-                    stack.b.new_empty(room, *stack.b.shape[1:]),
-                )
-                for place, stack in stacks.items()
-            }
+            self._pairs = {place: self._empty(place[1], stack, room) for place, stack in stacks.items()}
         for row, number in enumerate(numbers):
             if self._numbers[row] != number:
-                for place, (a, b) in self._pairs.items():
-                    a[row] = stacks[place].a[number].t()
-                    b[row] = stacks[place].b[number]
+                for place, pair in self._pairs.items():
+                    self._copy(pair, row, stacks[place], number, place[1])
                 self._numbers[row] = number
         if self._viewed != len(numbers):
             self._viewed = len(numbers)
-            self.views = {place: (a[: len(numbers)], b[: len(numbers)]) for place, (a, b) in self._pairs.items()}
+            self.views = {
+                place: (a[: len(numbers)], b[: len(numbers)].flatten(0, 1)) for place, (a, b) in self._pairs.items()
+            }
+
+    def _empty(self, group: str, stack: _Stack, rows: int) -> _Pair:
+        members, width = self._pieces[group]
+        rank = stack.a.shape[1] // len(GROUPS[group])
+        a = stack.a.new_empty(rows, stack.a.shape[2], len(members) * rank)
+        return a, stack.b.new_empty(rows, len(members), rank, width)
+
+    def _copy(self, pair: _Pair, row: int, stack: _Stack, number: int, group: str) -> None:
+        """Writes slot `number` of a stack to a row of the copies."""
+        members, width = self._pieces[group]
+        split = (len(GROUPS[group]), -1)
+        pair[0][row] = stack.a[number].unflatten(0, split)[members].flatten(0, 1).t()
+        columns = stack.b[number].unflatten(0, split).unflatten(2, (-1, width))
+        pair[1][row] = columns[members, :, self._order[group]]
+
+
+def _pieces(widths: Sequence[int]) -> tuple[torch.Tensor, int]:
+    """Returns the member of each piece, and the width of a piece: the greatest that divides all members."""
+    width = math.gcd(*widths)
+    return torch.arange(len(widths)).repeat_interleave(torch.tensor(widths) // width), width

@@ -1,6 +1,7 @@
 """What continuous batching gains: tokens a CPU-second against one request after another and against static batches.
 
-    python -m tests.bench.critic [--size tiny|mid] [--requests 64] [--slots 8 32] [--json FILE]
+    python -m tests.bench.critic [--size tiny|mid] [--parts speed,first-token,adapters,cancels] [--requests 64]
+                                 [--slots 8 32] [--rounds 3] [--json FILE]
 
 The weights are random (speed does not depend on them) and no token ends a text, so that every way of serving writes
 exactly the same number of tokens. CPU seconds of the whole process are compared, not wall time, so that neighbours on
@@ -258,41 +259,53 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--slots", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--parts", default="speed,first-token,adapters,cancels")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     model = random_model(arguments.size)
     size = sum(parameter.numel() for parameter in model.network.parameters())
     print(f"random Qwen3-VL of {size / 1e6:.1f} M parameters, {model.dtype}, one thread, {arguments.requests} requests")
-    speeds = [
-        speed(model, arguments.requests, slots, arguments.rounds, equal=equal)
-        for slots in arguments.slots
-        for equal in (False, True)
-    ]
+    parts, report = arguments.parts.split(","), dict[str, Any]()
+    if "speed" in parts:
+        report["speed"] = _speeds(model, arguments)
+    if "first-token" in parts:
+        report["first_token"] = _waits(model, arguments)
+    if "adapters" in parts:
+        costs = adapter_cost(model, arguments.requests, arguments.rounds)
+        print("CPU over the bare base by number of different adapters (rank 8, all Linears):", costs)
+        report["adapters"] = costs
+    if "cancels" in parts:
+        left = asyncio.run(cancelled(model, 200))
+        print("after 200 cancels:", left)
+        report["cancels"] = left
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _speeds(model: VisionLanguageModel, arguments: argparse.Namespace) -> list[Any]:
     print(f"{'lengths':8}{'slots':>6}{'sequential':>12}{'static':>9}{'engine':>9}   engine to sequential, to static")
-    for one in speeds:
-        print(
-            f"{one.lengths:8}{one.slots:6}{one.sequential:12.0f}{one.static:9.0f}{one.engine:9.0f}"
-            f"   {one.to_sequential:.1f} x, {one.to_static:.2f} x"
-        )
+    speeds = []
+    for slots in arguments.slots:
+        for equal in (False, True):
+            one = speed(model, arguments.requests, slots, arguments.rounds, equal=equal)
+            print(
+                f"{one.lengths:8}{one.slots:6}{one.sequential:12.0f}{one.static:9.0f}{one.engine:9.0f}"
+                f"   {one.to_sequential:.1f} x, {one.to_static:.2f} x",
+                flush=True,
+            )
+            speeds.append(asdict(one))
+    return speeds
+
+
+def _waits(model: VisionLanguageModel, arguments: argparse.Namespace) -> list[Any]:
     waits = [first_token(model, slots, workload(model, slots, equal=True)) for slots in arguments.slots]
     for wait in waits:
         print(
             f"first token beside {wait.slots - 1} rows: p50 {wait.p50_ms} ms = prefill {wait.prefill_ms} ms + "
             f"{wait.steps_and_prefill} steps of {wait.step_ms} ms"
         )
-    costs = adapter_cost(model, arguments.requests, arguments.rounds)
-    print("CPU over the bare base by number of different adapters (rank 8, all Linears):", costs)
-    left = asyncio.run(cancelled(model, 200))
-    print("after 200 cancels:", left)
-    if arguments.json:
-        report = {
-            "speed": [asdict(one) for one in speeds],
-            "first_token": [asdict(wait) for wait in waits],
-            "adapters": costs,
-            "cancels": left,
-        }
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    return [asdict(wait) for wait in waits]
 
 
 if __name__ == "__main__":

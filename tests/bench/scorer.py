@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 from pathlib import Path
 
 import skimage.data
@@ -22,7 +21,7 @@ from services.core.images import decode
 from services.scorer import photographs
 from services.scorer.calibration import Calibration
 from services.scorer.scoring import Picture, Scorer
-from tests.bench.measuring import cpu_ms
+from tests.bench.measuring import Action, cpu_ms, print_load, start_as_a_service, write_figures
 from tests.load.__main__ import drawn
 
 BATCH = 8
@@ -45,13 +44,12 @@ def measure(photograph: Image.Image, rounds: int) -> dict[str, float]:
         scorer.score([photographs.picture(content)])
 
     batch()
-    together = f"decoded, 1,024 px, batch {BATCH}"
-    files = {
-        f"JPEG {megapixels:g} MP, with decoding": functools.partial(file, drawn(megapixels, 1))
-        for megapixels in (0.7, 12)
+    actions: dict[str, Action] = {
+        f"decoded, 1,024 px, batch of {BATCH}": batch,
+        "decoded, 1,024 px, alone": alone,
+        **{f"JPEG {size:g} MP, with decoding": functools.partial(file, drawn(size, 1)) for size in (0.7, 12)},
     }
-    figures = cpu_ms({together: batch, "decoded, 1,024 px, alone": alone, **files}, rounds)
-    return figures | {together: figures[together] / BATCH}
+    return {name: cost / (BATCH if "batch" in name else 1) for name, cost in cpu_ms(actions, rounds).items()}
 
 
 def main() -> None:
@@ -61,12 +59,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="measurements of each figure (default %(default)s)")
     parser.add_argument("--json", type=Path, help="file to write the figures to, as well")
     options = parser.parse_args()
+    start_as_a_service()
+    print_load("the scorer")
     photograph = decode(options.photo.read_bytes()) if options.photo else Image.fromarray(skimage.data.astronaut())
     figures = measure(photograph, options.rounds)
     for name, milliseconds in figures.items():
-        print(f"{name:34}{milliseconds:8.1f} ms of CPU")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+        print(f"{name:36}{milliseconds:8.1f} ms of CPU")
+    write_figures(options.json, {"scorer": {name: {"cpu_ms": cost} for name, cost in figures.items()}})
 
 
 if __name__ == "__main__":

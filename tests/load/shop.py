@@ -106,15 +106,13 @@ def flipped(path: Path, every: int) -> Iterator[int]:
 
 def answers_of(references: References) -> dict[str, object]:
     """Returns the answer to every question that a client can ask; None where it is refused or there is none."""
-    fake = FakeEncoder()
-    vectors = fake.forward_images([fake.pixels(fake.photograph(photograph(seed))) for seed in range(9)])
     questions: dict[str, Callable[[], object]] = {}
-    for seed, vector in enumerate(vectors):
-        identity = sha256(photograph(seed))
+    for seed, (identity, vector) in enumerate(_photographs()):
         questions[f"known {seed}"] = functools.partial(_embedding, references, identity)
         questions[f"thumbnail {seed}"] = functools.partial(references.catalogue.thumbnail, identity)
-        for advisor in ("", *ADVISORS):
-            questions[f"near {seed} of {advisor}"] = functools.partial(_neighbors, references, vector, advisor)
+        questions[f"near {seed}"] = functools.partial(_neighbors, references, vector, "")
+    for advisor in ADVISORS:
+        questions[f"near {seed} of {advisor}"] = functools.partial(_neighbors, references, vector, advisor)
     answers: dict[str, object] = {}
     for question, ask in questions.items():
         try:
@@ -123,6 +121,15 @@ def answers_of(references: References) -> dict[str, object]:
             require_sentence(str(refused))
             answers[question] = None
     return answers
+
+
+@functools.cache
+def _photographs() -> list[tuple[str, Vector]]:
+    """Returns every photograph of the advisors by id and embedding."""
+    fake = FakeEncoder()
+    seeds = sorted({seed for seeds in ADVISORS.values() for seed in seeds})
+    vectors = fake.forward_images([fake.pixels(fake.photograph(photograph(seed))) for seed in seeds])
+    return [(sha256(photograph(seed)), vector) for seed, vector in zip(seeds, vectors, strict=True)]
 
 
 def _embedding(references: References, identity: str) -> bytes | None:

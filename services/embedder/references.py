@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,8 +54,11 @@ class References:
         self.advisors: Sequence[AdvisorRecord] = catalogue.advisors()
 
     def embedding_of(self, photograph_id: str) -> Vector | None:
-        """Returns the embedding of a photograph that is a reference; None where it is not."""
-        return self.catalogue.embedding(photograph_id)
+        """Returns the embedding of a photograph that is a reference; None where it is not, or is damaged: the encoder
+        can tell it as well."""
+        with contextlib.suppress(NoRelease):
+            return self.catalogue.embedding(photograph_id)
+        return None
 
     def nearest(
         self,

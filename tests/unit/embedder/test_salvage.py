@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.core.errors import ReleaseDamaged
+from services.core.errors import NoRelease, ReleaseDamaged
 from services.core.images import sha256
 from services.core.releases import Release
+from services.embedder.catalogue import Catalogue
 from services.embedder.precomputation import sentences
 from tests.fakes.encoder import FakeEncoder
 from tests.unit.embedder.pictures import photograph
@@ -128,6 +129,19 @@ def test_a_damaged_release_that_is_being_served_stays_where_it_is(shelf: Shelf) 
     assert "stays as long as a service reads it" in outcome.mended[0]
     assert release.path.is_dir()
     release.close()
+
+
+def test_a_photograph_whose_row_is_damaged_while_it_is_served_is_left_to_the_encoder(shelf: Shelf) -> None:
+    references = shelf.references()
+    known, other = (sha256(photograph(seed)) for seed in (2, 3))
+    path = current(shelf) / "catalogue.sqlite"
+    flip(path, place_of(path, references.stored(known).tobytes()) + 3)
+    # As one that has read nothing of the file since it was verified.
+    references.catalogue = Catalogue(path, shelf.encoder.dimensions, sealed=True)
+    assert references.embedding_of(known) is None
+    with pytest.raises(NoRelease, match="mondrian releases verify"):
+        references.stored(known)
+    assert references.embedding_of(other) is not None
 
 
 def test_nothing_of_another_space_is_salvaged(shelf: Shelf) -> None:

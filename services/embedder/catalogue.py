@@ -45,7 +45,6 @@ CREATE UNIQUE INDEX entries_by_id ON entries (id, advisor);
 _VERSION = 1
 _ENTRY = "advisor, label, entries.id, file_name, title, year, location, description, significance, tags, best_for"
 _SEEN = "photographs.id, width, height, embedding"
-_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR", "SQLITE_CORRUPT_INDEX")
 DAMAGED = "The catalogue was damaged after it was verified; `mondrian releases verify` says how to mend it."
 
 
@@ -300,9 +299,10 @@ class Catalogue:
             self._opened.append(connection)
         try:
             yield from connection.execute(query, values)
-        except sqlite3.DatabaseError as error:
-            # Words that are no UTF-8 any more have no name.
-            if getattr(error, "sqlite_errorname", "SQLITE_CORRUPT") not in _DAMAGE:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            # The file was verified and is only read: what SQLite stumbles over is damage, but for our own faults.
+            own = isinstance(error, sqlite3.ProgrammingError)
+            if own or getattr(error, "sqlite_errorname", "").startswith("SQLITE_READONLY"):
                 raise
             # Opened anew by the next call, so that a file put right is read again.
             self._connections.open = None

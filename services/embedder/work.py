@@ -36,7 +36,7 @@ class Work:
         self._one_at_a_time = threading.Lock()
         try:
             self._database = self._open()
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
                 raise storage_error(error, self._path) from error
             # It only saves time: a damaged one is begun anew.
@@ -49,7 +49,7 @@ class Work:
         with self._one_at_a_time:
             try:
                 row = self._database.execute("SELECT * FROM finished WHERE id = ?", (photograph_id,)).fetchone()
-            except sqlite3.DatabaseError:
+            except (sqlite3.DatabaseError, UnicodeDecodeError):
                 return None
         if row is None or row[5] != _checksum(row[:5]) or len(row[3]) != 4 * self._dimensions:
             return None
@@ -70,15 +70,15 @@ class Work:
                 self._database.execute("BEGIN")
                 self._database.executemany("INSERT OR REPLACE INTO finished VALUES (?, ?, ?, ?, ?, ?)", rows)
                 self._database.execute("COMMIT")
-            except sqlite3.Error as error:
-                with contextlib.suppress(sqlite3.Error):
+            except (sqlite3.Error, UnicodeDecodeError) as error:
+                with contextlib.suppress(sqlite3.Error, UnicodeDecodeError):
                     self._database.execute("ROLLBACK")
                 raise storage_error(error, self._path) from error
 
     def forget(self, photograph_ids: Iterable[str]) -> None:
         """Removes what a release holds now, and closes; where a full disk forbids it, it stays and does no harm."""
         left = 1
-        with self._one_at_a_time, contextlib.suppress(sqlite3.Error):
+        with self._one_at_a_time, contextlib.suppress(sqlite3.Error, UnicodeDecodeError):
             self._database.execute("BEGIN")
             self._database.executemany("DELETE FROM finished WHERE id = ?", ((one,) for one in photograph_ids))
             left = self._database.execute("SELECT count(*) FROM finished").fetchone()[0]
@@ -105,11 +105,11 @@ class Work:
         return database
 
 
-def _is_damage(error: sqlite3.Error) -> bool:
+def _is_damage(error: Exception) -> bool:
     return getattr(error, "sqlite_errorname", "") in ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR")
 
 
-def storage_error(error: sqlite3.Error, path: Path) -> ConfigurationError:
+def storage_error(error: Exception, path: Path) -> ConfigurationError:
     """Returns the sentence for a database that cannot be written."""
     if getattr(error, "sqlite_errorname", "").startswith(("SQLITE_FULL", "SQLITE_IOERR")):
         return ConfigurationError(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from services.core.errors import ConfigurationError
 from services.embedder.catalogue import Photograph
 from services.embedder.work import Work
 
@@ -97,3 +98,28 @@ def test_what_a_release_holds_is_forgotten_and_the_rest_is_kept(tmp_path: Path) 
     assert work.get(photograph(2).id) is not None
     work.forget([photograph(2).id])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_damaged_byte_is_believed_or_ends_in_anything_but_a_sentence(tmp_path: Path) -> None:
+    work = Work(tmp_path, "space", 8)
+    work.put([photograph(1), photograph(2)])
+    work.close()
+    path = tmp_path / "space.sqlite"
+    sound = path.read_bytes()
+    said: list[str] = []
+    for place in range(0, len(sound), 13):
+        for leftover in tmp_path.iterdir():
+            leftover.unlink()
+        path.write_bytes(sound[:place] + bytes([sound[place] ^ 0x80]) + sound[place + 1 :])
+        try:
+            damaged = Work(tmp_path, "space", 8)
+            found = [damaged.get(photograph(number).id) for number in (1, 2)]
+            damaged.put([photograph(3)])
+            damaged.close()
+        except ConfigurationError as error:
+            said.append(str(error))
+            continue
+        for number, one in enumerate(found, 1):
+            assert one is None or repr(one) == repr(photograph(number))
+    assert len(said) < len(sound) // 13
+    assert all("\n" not in sentence for sentence in said)

@@ -26,6 +26,7 @@ from services.core.errors import DeviceMemory, EngineStopped
 from services.critic import adapter_format, metrics
 from services.critic.adapter_format import Adapter, AdapterLimits, AdapterRefused, Base
 from services.critic.engine import Engine
+from services.critic.lora import stacked_elements
 
 log = logging.getLogger("mondrian.critic")
 
@@ -187,7 +188,7 @@ class AdapterRegistry:
 
     async def _use(self, entry: Entry, adapter: Adapter) -> None:
         weights = adapter.weights
-        size = sum(t.numel() for pair in weights.matrices.values() for t in pair) * self._itemsize
+        size = stacked_elements(weights, self._base.shapes) * self._itemsize
         if size > self._budget.max_bytes:
             raise AdapterRefused(f"it takes {size:,} bytes, more than all adapters may ({self._budget.max_bytes:,})")
         self._make_room(size, entry)

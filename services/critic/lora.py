@@ -84,10 +84,21 @@ class Route:
     rows: Callable[[tuple[int, str]], _Pair] | None = None
 
 
+def stacked_elements(adapter: AdapterWeights, shapes: Mapping[str, tuple[int, int]]) -> int:
+    """Returns how many numbers an adapter's slot takes in stacks of its own rank; `shapes` are the (outputs, inputs) of
+    each Linear within a layer."""
+    places = {(layer, _GROUP[name]) for layer, name in adapter.matrices}
+    per_group = {
+        group: len(names) * (shapes[names[0]][1] + sum(shapes[name][0] for name in names))
+        for group, names in GROUPS.items()
+    }
+    return adapter.rank * sum(per_group[group] for _, group in places)
+
+
 class StackedLora:
     """The loaded adapters of a model, each in a slot; `widths` are the outputs of each member of each group.
 
-    There is room for more slots than adapters, so that most adapters are copied into place and nothing else moves.
+    A slot that is freed takes the next adapter that fits, and then nothing else moves; else all are stacked anew.
     """
 
     def __init__(self, widths: Mapping[str, Sequence[int]], device: torch.device, dtype: torch.dtype) -> None:
@@ -116,8 +127,7 @@ class StackedLora:
             self._slots[slot] = adapter
             return slot
         # Stacked anew beside the old stacks and swapped at the end: a failure leaves what was there.
-        free = None in self._slots
-        slots = [*self._slots] if free else [*self._slots, *[None] * max(1, len(self._slots))]
+        slots = [*self._slots] if None in self._slots else [*self._slots, None]
         slot = slots.index(None)
         slots[slot] = adapter
         loaded = [one for one in slots if one is not None]

@@ -40,11 +40,12 @@ def fit(model: VisionLanguageModel, options: EngineOptions, adapter_bytes: int) 
         model.device, _size(weights), options.slots, options.max_tokens, _size(slots), _size(adapter_bytes),
         _size(options.vision_cache_bytes), "unknown" if free is None else _size(free),
     )  # fmt: skip
-    # A CPU's memory is shared and grows with what is used; a GPU's must be there for all that may come.
-    needed = slots + (adapter_bytes + options.vision_cache_bytes if model.device.type == "cuda" else 0)
+    # A CPU's memory is shared and grows with what is used; a GPU's must be there for all that may come. Adapters count
+    # twice: where one more does not fit into a slot, all are stacked anew beside what there was.
+    needed = slots + (2 * adapter_bytes + options.vision_cache_bytes if model.device.type == "cuda" else 0)
     if free is not None and needed > free:
         raise ConfigurationError(
-            f"{options.slots} slots of {options.max_tokens:,} tokens take {_size(slots)}, adapters up to "
+            f"{options.slots} slots of {options.max_tokens:,} tokens take {_size(slots)}, adapters up to twice "
             f"{_size(adapter_bytes)} and photographs up to {_size(options.vision_cache_bytes)}, and {model.device} has "
             f"{_size(free)} left: lower MONDRIAN_CRITIC_MAX_BATCH, MONDRIAN_CRITIC_MAX_CONTEXT_TOKENS, "
             "MONDRIAN_CRITIC_ADAPTERS_MAX_BYTES or MONDRIAN_CRITIC_VISION_CACHE_BYTES."

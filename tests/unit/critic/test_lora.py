@@ -15,7 +15,7 @@ from services.critic import adapter_format, lora
 from services.critic import model as models
 from services.critic.adapter_format import Adapter, AdapterLimits
 from services.critic.engine import AdapterNotLoaded
-from services.critic.lora import GROUPS, TARGETS, AdapterWeights, StackedLora
+from services.critic.lora import GROUPS, TARGETS, AdapterWeights, StackedLora, stacked_elements
 from services.critic.model import VisionLanguageModel
 from services.critic.sampling import SamplingParams
 from tests.fakes.critic import random_adapter
@@ -99,6 +99,22 @@ async def test_every_row_writes_what_peft_writes_with_its_adapter(
             ]
             for place, stream in zip(part, streams, strict=True):
                 assert list(last(await events_of(stream)).tokens) == expected[place]
+
+
+async def test_the_memory_of_adapters_is_what_was_computed(
+    tiny: VisionLanguageModel, adapters: dict[str, Adapter]
+) -> None:
+    base = adapter_format.base_of(tiny.network, name=tiny.name, fingerprint=tiny.fingerprint)
+    weights = adapters["okeefe"].weights
+    one = stacked_elements(weights, base.shapes) * 4
+    async with running(tiny) as engine:
+        for number in range(1, 4):
+            await engine.load_adapter(str(number), weights)
+            # One slot more, all zero, is the base model's.
+            assert engine.stats().adapter_bytes == (number + 1) * one
+        await engine.unload_adapter("2")
+        await engine.load_adapter("4", adapters["ansel"].weights)
+        assert engine.stats().adapter_bytes == 4 * one
 
 
 async def test_an_adapter_that_leaves_lets_its_rows_finish(

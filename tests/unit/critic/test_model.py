@@ -87,8 +87,8 @@ def test_on_a_gpu_all_that_may_come_must_fit_into_the_process_share(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (20 * gib, 80 * gib))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 9 * gib)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 10 * gib)
-    # The device has 20 + 1 GiB free; of a share of 15% of 80 GiB, 3 are left.
-    for share, adapters, fits in ((0.9, 19, True), (0.9, 20, False), (0.15, 1, True), (0.15, 2, False)):
+    # The device has 20 + 1 GiB free; of a share of 15% of 80 GiB, 3 are left. Adapters count twice.
+    for share, adapters, fits in ((0.9, 9, True), (0.9, 10, False), (0.15, 0, True), (0.15, 1, False)):
         monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device, share=share: share)
         if fits:
             memory.fit(OnGpu, asked, adapters * gib)  # type: ignore[arg-type]

@@ -84,6 +84,7 @@ bench: install  ## measure speed against ceilings of the same run (minutes; on a
 	@$(BIN)/python -m tests.bench.search
 	@$(BIN)/python -m tests.bench.scorer
 	@$(BIN)/python -m tests.bench.critic
+	@$(BIN)/python -m tests.bench.critic --size mid --parts speed,adapters --requests 16 --slots 8
 	@$(BIN)/python -m tests.bench.structured
 
 bench-gpu: install  ## measure the critic of the 4B's shape and a ViT-B/32, with random weights, on the GPU that is there

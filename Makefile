@@ -7,8 +7,9 @@ PHOTO ?=
 # A folder of photographs of your own, for the figures on real photographs: make mini-eval PHOTOS=folder
 PHOTOS ?=
 PYTEST_ARGS ?=
-# How often make chaos kills.
+# How often make chaos kills, and of how many bytes it changes one.
 TIMES ?= 200
+EVERY ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check lint format types imports protos protos-check manifests lock mini mini-advisors \
@@ -90,9 +91,9 @@ bench: install  ## measure speed against ceilings of the same run (minutes; on a
 bench-gpu: install  ## measure the critic of the 4B's shape and a ViT-B/32, with random weights, on the GPU that is there
 	@$(BIN)/python -m tests.bench.gpu
 
-chaos: install  ## kill precompute, damage releases and fill disks, and see that nothing is lost  [TIMES=n]
+chaos: install  ## kill precompute, damage releases and fill disks, and see that nothing is lost  [TIMES=n] [EVERY=n]
 	@$(BIN)/python -m tests.load.kill_precompute --times $(TIMES)
-	@$(BIN)/python -m tests.load.break_releases
+	@$(BIN)/python -m tests.load.break_releases --every $(EVERY)
 
 mixed: install  ## compare a thousand mixed critiques through eight adapters with the same ones written alone (minutes)
 	@$(BIN)/python -m tests.load.mixed_critiques

@@ -27,8 +27,9 @@ $(INSTALLED): pyproject.toml deploy/constraints.txt deploy/install.sh
 demo: install  ## start the four services, analyse a photograph in all modes, write a report  [PHOTO=path]
 	@$(BIN)/mondrian demo $(if $(PHOTO),"$(PHOTO)")
 
+# A file's tests stay together, since they share what takes long to make; more processes would want much memory.
 test: install  ## run every test
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 check: install lint types imports protos-check manifests test  ## lint, types, imports, stubs, manifests, tests
 

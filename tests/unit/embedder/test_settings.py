@@ -40,7 +40,7 @@ def test_an_engine_that_is_not_installed_names_what_installs_it(monkeypatch: pyt
 
 def test_exports_are_kept_beside_the_releases_unless_told_otherwise() -> None:
     assert EmbedderSettings.load(data_dir=Path("/data")).engine_cache == Path("/data/engines")
-    assert EmbedderSettings.load(engine_cache_dir=Path("/tmp/x")).engine_cache == Path("/tmp/x")
+    assert EmbedderSettings.load(engine_cache_dir=Path("/cache")).engine_cache == Path("/cache")
 
 
 def test_a_value_out_of_range_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:

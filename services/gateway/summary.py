@@ -129,7 +129,9 @@ def standing(scores: scorer_pb2.ScoreResponse, advisor: str) -> str:
             f"{_dimension(worst.dimension)} weakest ({_points(worst.score)}/10)."
         )
     best = max(compared, key=lambda dimension: dimension.comparison.gap_points)
-    worst = min(compared, key=lambda dimension: dimension.comparison.gap_points)
+    # What stands out below is the scorer's to say: a gap in what it is not sure of is no weakness.
+    flagged = [dimension for dimension in compared if dimension.comparison.needs_work]
+    worst = min(flagged or compared, key=lambda dimension: dimension.comparison.gap_points)
     return (
         f"{overall}; beside the references of {advisor}, {_dimension(best.dimension)} is strongest "
         f"({_points(best.score)}/10, {_gap(best.comparison.gap_points)}) and {_dimension(worst.dimension)} weakest "

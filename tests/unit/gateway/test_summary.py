@@ -80,6 +80,19 @@ def test_the_strongest_dimension_is_that_which_stands_out_most_not_that_which_sc
     )
 
 
+def test_what_needs_work_is_called_weakest_before_what_the_scorer_is_not_sure_of() -> None:
+    scores = scorer_pb2.ScoreResponse(overall=5)
+    for dimension, points, needs_work in (
+        (types_pb2.DIMENSION_LIGHTING, 0.3, False),
+        (types_pb2.DIMENSION_DEPTH_PERSPECTIVE, -4.4, False),
+        (types_pb2.DIMENSION_VISUAL_BALANCE, -2.2, True),
+    ):
+        scored = scores.dimensions.add(dimension=dimension, score=4)
+        scored.comparison.gap_points = points
+        scored.comparison.needs_work = needs_work
+    assert "visual balance weakest (4/10, 2.2 points below the mean)" in standing(scores, "Ansel")
+
+
 def test_with_too_few_references_for_a_deviation_points_are_compared() -> None:
     scores = scorer_pb2.ScoreResponse(overall=5)
     for dimension, points in ((types_pb2.DIMENSION_COMPOSITION, 0.4), (types_pb2.DIMENSION_LIGHTING, -0.6)):

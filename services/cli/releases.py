@@ -12,6 +12,8 @@ from rich.text import Text
 from services.cli.console import FAILED, complain, out
 from services.cli.holdings import STORED, store_of
 from services.cli.roster import Service
+from services.core.releases import collect as collect_old
+from services.core.releases import rollback as roll_back
 from services.core.settings import CommonSettings
 
 
@@ -85,7 +87,7 @@ def rollback(
     """Serve an older release again; running services take it over by themselves."""
     each = _chosen(service)[0]
     store = store_of(CommonSettings.load(), each)
-    chosen = store.rollback(store.find(release) if release else None)
+    chosen = roll_back(store, store.find(release) if release else None)
     out().print(f"The {each.name} serves release {chosen.id[:12]} of {chosen.manifest.created[:19]} again.")
 
 
@@ -99,7 +101,7 @@ def collect(
     for each in _chosen(service):
         if store_of(settings, each).current_id() is None:
             continue
-        removed = store_of(settings, each).collect(keep)
+        removed = collect_old(store_of(settings, each), keep)
         out().print(f"{each.name}: {len(removed)} releases removed.")
 
 

@@ -11,7 +11,7 @@ from services.core.errors import ConfigurationError
 from services.core.images import ImageLimits
 from services.core.precompute import Skipped, remarks
 from services.core.progress import Progress
-from services.core.releases import Release, ReleaseStore, current_or_remains, replaced
+from services.core.releases import Release, ReleaseStore, current_or_remains, replaced, writing
 from services.embedder.encoder import Encoder
 from services.embedder.gathering import Source, gather
 from services.embedder.indexing import Asked, IndexRecord
@@ -62,7 +62,7 @@ def precompute(
         WriterBusy: another precompute runs.
         ConfigurationError: no photograph of the folder can be used, or the store cannot be written to.
     """
-    with store.writer() as writer:
+    with writing(store) as writer:
         before, remains = current_or_remains(store)
         same_space = before is not None and before.manifest.space_id == encoder.space_id
         left_behind = tuple(sorted(before.manifest.counts)) if before and not same_space else ()

@@ -13,7 +13,7 @@ from services.core.errors import ConfigurationError, InvalidImage
 from services.core.images import ImageLimits
 from services.core.precompute import Skipped, remarks
 from services.core.progress import Progress
-from services.core.releases import Release, ReleaseStore, Remains, Writer, current_or_remains, replaced
+from services.core.releases import Release, ReleaseStore, Remains, Writer, current_or_remains, replaced, writing
 from services.scorer import photographs
 from services.scorer.references import (
     AdvisorReferences,
@@ -71,7 +71,7 @@ def precompute(
         WriterBusy: another precompute runs.
         ConfigurationError: no photograph of the folder can be used, or the store cannot be written to.
     """
-    with store.writer() as writer:
+    with writing(store) as writer:
         before, remains = current_or_remains(store)
         origin = _origin(before, remains, scorer)
         library = _library(origin)

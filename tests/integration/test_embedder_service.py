@@ -21,7 +21,7 @@ from services.core.channels import channel_options
 from services.core.errors import reason_of, rpc_status_of
 from services.core.images import ImageLimits, sha256
 from services.core.progress import progress
-from services.core.releases import ReleaseStore
+from services.core.releases import ReleaseStore, rollback
 from services.core.server import running
 from services.embedder.component import EmbedderComponent
 from services.embedder.loading import load
@@ -394,7 +394,7 @@ async def test_a_damaged_or_foreign_release_is_refused_and_the_old_one_serves_on
     path.write_bytes(sound[:100] + bytes([sound[100] ^ 1]) + sound[101:])
     assert not await service.component.serving.refresh()
     assert (await service.search(text="x")).release == old
-    service.store.rollback(old)
+    rollback(service.store, old)
     foreign = Service(service.path, encoder=FakeEncoder(space_id="fake1111fake1111"))
     foreign.precompute("ansel", range(3))
     assert not await service.component.serving.refresh()
@@ -425,7 +425,7 @@ async def test_a_hundred_swaps_under_load_fail_no_request_and_mix_no_releases(se
     async with asyncio.TaskGroup() as group:
         callers = [group.create_task(ask(seed)) for seed in (0, 5, 11, 40)]
         for turn in range(100):
-            await asyncio.to_thread(service.store.rollback, large if turn % 2 == 0 else small)
+            await asyncio.to_thread(rollback, service.store, large if turn % 2 == 0 else small)
             assert await service.component.serving.refresh()
         stop.set()
     assert all(caller.exception() is None for caller in callers)

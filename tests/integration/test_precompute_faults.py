@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from services.core.releases import ReleaseStore
+from services.core.releases import ReleaseStore, collect, rollback
 from services.embedder import precompute
 from tests.fakes.encoder import FakeEncoder
 from tests.unit.embedder.pictures import advisor_folder
@@ -86,8 +86,8 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(
         assert current is not None
         if codes[-1] == 0:
             assert current.manifest.counts == {"first": 5, "second": 40}
-            store.rollback(before)
-            store.collect(0)
+            rollback(store, before)
+            collect(store, 0)
             continue
         assert codes[-1] == 2
         assert printed.err.count("\n") == 1, printed.err

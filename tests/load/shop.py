@@ -13,7 +13,7 @@ from pathlib import Path
 
 from services.core.errors import ConfigurationError, MondrianError
 from services.core.images import sha256
-from services.core.releases import ReleaseStore
+from services.core.releases import ReleaseStore, collect
 from services.embedder import precompute
 from services.embedder.encoder import Vector
 from services.embedder.references import References, load_references
@@ -51,7 +51,7 @@ class Shop:
             code, said = self.run(advisor)
             if code:
                 raise Broken(said)
-        self.store.collect(0)
+        collect(self.store, 0)
 
     def run(self, advisor: str, data: Path | None = None, prepare: Callable[[], None] | None = None) -> tuple[int, str]:
         """Returns the exit code of a run in a process of its own (negative: the signal), and what it wrote."""

@@ -20,7 +20,7 @@ from services.core.releases.release import Release, ReleaseInfo
 from services.core.releases.remains import Remains, current_or_remains, replaced
 from services.core.releases.store import ReleaseStore
 from services.core.releases.watcher import ReleaseWatcher
-from services.core.releases.writer import Writer
+from services.core.releases.writer import Writer, collect, rollback, writing
 
 __all__ = [
     "Manifest",
@@ -30,6 +30,9 @@ __all__ = [
     "ReleaseWatcher",
     "Remains",
     "Writer",
+    "collect",
     "current_or_remains",
     "replaced",
+    "rollback",
+    "writing",
 ]

@@ -1,26 +1,22 @@
-"""The releases under one root, as readers and operators see them."""
+"""The releases under one root, as those who read them see them; `writing` changes them."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-from services.core.errors import ConfigurationError, ReleaseDamaged, WriterBusy
+from services.core.errors import ConfigurationError, ReleaseDamaged
 from services.core.releases.manifest import MANIFEST, Manifest, damage_of
 from services.core.releases.release import Lease, Release, ReleaseInfo, mend
-from services.core.releases.writer import Writer
 
 _ID = re.compile(r"[0-9a-f]{64}")
 
 
 class ReleaseStore:
-    """The releases under one root. Reading needs no permission to write."""
+    """The releases under one root. Nothing here needs permission to write."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -40,8 +36,6 @@ class ReleaseStore:
         if not _ID.fullmatch(release_id):
             raise ReleaseDamaged(f"{release_id[:80]!r} in {self.root} is not the id of a release; {mend(self.root)}.")
         return self.releases_folder / release_id
-
-    # Reading
 
     def current_id(self) -> str | None:
         """Returns the id that `current` names, unverified; None before the first release."""
@@ -149,64 +143,6 @@ class ReleaseStore:
                 entries.append((entry.name, status.st_ino, status.st_size, status.st_mtime_ns))
         return (release_id, *entries)
 
-    # Writing
-
-    @contextlib.contextmanager
-    def writer(self) -> Iterator[Writer]:
-        """Yields the one writer of this root; what an interrupted writer left in staging is removed first.
-
-        Raises:
-            WriterBusy: another process is writing.
-            ConfigurationError: the root cannot be written to, or the disk is full.
-        """
-        with _sentences(self.root):
-            for folder in (self.releases_folder, self.staging, self.work):
-                folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.root / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
-                    raise WriterBusy(
-                        f"Another precompute (process {holder}) is writing to {self.root}; "
-                        "run this again when it is done."
-                    ) from error
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-                self._clean()
-                yield Writer(self)
-            finally:
-                os.close(descriptor)
-
-    def rollback(self, release_id: str | None = None) -> Release:
-        """Switches `current` to `release_id`, or to the release published before the current one, and returns it.
-
-        Raises:
-            ReleaseDamaged: the release to switch to is damaged; `current` stays.
-            ConfigurationError: there is no such release, or none before the current one.
-        """
-        if release_id is None:
-            known = self.releases()
-            created = next((info.created for info in known if info.current), "")
-            older = [info for info in known if not info.current and not info.damage]
-            older = [info for info in older if not created or info.created < created]
-            if not older:
-                raise ConfigurationError(f"There is no release before the current one in {self.root}.")
-            release_id = older[0].id
-        with self.writer() as writer:
-            return writer.activate(release_id)
-
-    def collect(self, keep: int) -> list[str]:
-        """Removes all but the newest `keep` releases (0 and more) and returns the ids removed.
-
-        The current release, and every release that a reader holds, stays and is not counted.
-        """
-        with self.writer() as writer:
-            return writer.collect(keep)
-
-    # Inside
-
     def _current_or_none(self) -> str | None:
         try:
             return self.current_id()
@@ -226,28 +162,3 @@ class ReleaseStore:
             return Manifest.from_bytes((path / MANIFEST).read_bytes())
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise self._damaged(release_id, f"{MANIFEST} cannot be read ({error})") from error
-
-    def _clean(self) -> None:
-        for leftover in self.staging.iterdir():
-            if leftover.is_dir() and not leftover.is_symlink():
-                shutil.rmtree(leftover)
-            else:
-                leftover.unlink()
-
-
-@contextlib.contextmanager
-def _sentences(root: Path) -> Iterator[None]:
-    """Turns the faults of a disk into sentences for the operator."""
-    try:
-        yield
-    except OSError as error:
-        here = error.filename is not None and Path(os.fsdecode(error.filename)).is_relative_to(root)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise ConfigurationError(
-                f"The disk that holds {root} is full; free some space and run the same command again: nothing is lost."
-            ) from error
-        if here and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-            raise ConfigurationError(
-                f"{root} cannot be written to ({error.strerror}); choose another folder."
-            ) from error
-        raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -12,18 +13,44 @@ import uuid
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from services.core.errors import ReleaseDamaged
+from services.core.errors import ConfigurationError, ReleaseDamaged, WriterBusy
 from services.core.releases.manifest import LOCK, MANIFEST, Manifest, allowed, digest_of
 from services.core.releases.release import Release
+from services.core.releases.store import ReleaseStore
 
-if TYPE_CHECKING:
-    from services.core.releases.store import ReleaseStore
+
+@contextlib.contextmanager
+def writing(store: ReleaseStore) -> Iterator[Writer]:
+    """Yields the one writer of a store; what an interrupted writer left in staging is removed first.
+
+    Raises:
+        WriterBusy: another process is writing.
+        ConfigurationError: the root cannot be written to, or the disk is full.
+    """
+    with _sentences(store.root):
+        for folder in (store.releases_folder, store.staging, store.work):
+            folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(store.root / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
+                raise WriterBusy(
+                    f"Another precompute (process {holder}) is writing to {store.root}; run this again when it is done."
+                ) from error
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            _empty(store.staging)
+            yield Writer(store)
+        finally:
+            os.close(descriptor)
 
 
 class Writer:
-    """The right to change the releases of one root; made by `ReleaseStore.writer`."""
+    """The right to change the releases of one root; made by `writing`."""
 
     def __init__(self, store: ReleaseStore) -> None:
         self._store = store
@@ -94,7 +121,10 @@ class Writer:
         return release
 
     def collect(self, keep: int) -> list[str]:
-        """Does what `ReleaseStore.collect` says, for one who is the writer already."""
+        """Removes all but the newest `keep` releases (0 and more) and returns the ids removed.
+
+        The current release, and every release that a reader holds, stays and is not counted.
+        """
         if keep < 0:
             raise ValueError("keep must be 0 or more")
         store = self._store
@@ -138,6 +168,36 @@ class Writer:
         return None
 
 
+def rollback(store: ReleaseStore, release_id: str | None = None) -> Release:
+    """Switches `current` to `release_id`, or to the release published before the current one, and returns it.
+
+    Raises:
+        ReleaseDamaged: the release to switch to is damaged; `current` stays.
+        ConfigurationError: there is no such release, or none before the current one.
+        WriterBusy: another process is writing.
+    """
+    with writing(store) as writer:
+        if release_id is None:
+            known = store.releases()
+            created = next((info.created for info in known if info.current), "")
+            older = [info for info in known if not info.current and not info.damage]
+            older = [info for info in older if not created or info.created < created]
+            if not older:
+                raise ConfigurationError(f"There is no release before the current one in {store.root}.")
+            release_id = older[0].id
+        return writer.activate(release_id)
+
+
+def collect(store: ReleaseStore, keep: int) -> list[str]:
+    """Returns the ids of the releases removed: see `Writer.collect`, of which this is the whole of a writer's work.
+
+    Raises:
+        WriterBusy: another process is writing.
+    """
+    with writing(store) as writer:
+        return writer.collect(keep)
+
+
 def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -155,3 +215,29 @@ def _exclusive(lock: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _empty(folder: Path) -> None:
+    for leftover in folder.iterdir():
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
+@contextlib.contextmanager
+def _sentences(root: Path) -> Iterator[None]:
+    """Turns the faults of a disk into sentences for the operator."""
+    try:
+        yield
+    except OSError as error:
+        here = error.filename is not None and Path(os.fsdecode(error.filename)).is_relative_to(root)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise ConfigurationError(
+                f"The disk that holds {root} is full; free some space and run the same command again: nothing is lost."
+            ) from error
+        if here and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+            raise ConfigurationError(
+                f"{root} cannot be written to ({error.strerror}); choose another folder."
+            ) from error
+        raise

@@ -15,7 +15,7 @@ from services.cli.checks import Verdict, releases
 from services.cli.commands import app
 from services.cli.holdings import holdings
 from services.cli.roster import EMBEDDER, MALLOC, SCORER
-from services.core.releases import ReleaseStore
+from services.core.releases import ReleaseStore, writing
 from services.core.settings import CommonSettings
 
 
@@ -28,7 +28,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommonSettings:
 def publish(settings: CommonSettings, service: str, skipped: list[str] | None = None, **counts: int) -> str:
     """Publishes a release and returns its id."""
     files = [{"file_name": name, "reason": "IMAGE_TRUNCATED", "sentence": "It is cut off."} for name in skipped or []]
-    with ReleaseStore(settings.data_dir / service).writer() as writer, writer.stage() as staged:
+    with writing(ReleaseStore(settings.data_dir / service)) as writer, writer.stage() as staged:
         (staged / "catalogue.sqlite").write_bytes(repr(counts).encode())
         extra = {"skipped": {name: files if place == 0 else [] for place, name in enumerate(counts)}}
         return writer.publish(staged, space_id="space", counts=counts, extra=extra).id

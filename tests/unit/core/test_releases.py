@@ -15,13 +15,13 @@ import pytest
 
 from services.core.errors import ConfigurationError, NoRelease, ReleaseDamaged, WriterBusy
 from services.core.metrics import RELEASE_DAMAGED
-from services.core.releases import Manifest, Release, ReleaseStore, ReleaseWatcher
+from services.core.releases import Manifest, Release, ReleaseStore, ReleaseWatcher, collect, rollback, writing
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def publish(store: ReleaseStore, content: str, **extra: object) -> Release:
-    with store.writer() as writer, writer.stage() as folder:
+    with writing(store) as writer, writer.stage() as folder:
         (folder / "catalogue.sqlite").write_text(content)
         (folder / "ansel.hnsw").write_bytes(content.encode() * 3)
         return writer.publish(folder, space_id="space", counts={"ansel": 2}, extra=extra)
@@ -144,7 +144,7 @@ def test_publishing_the_same_again_changes_nothing(store: ReleaseStore) -> None:
 
 @pytest.mark.parametrize("name", ["manifest.json", "reader.lock", ".hidden", "a b", "folder"])
 def test_a_release_holds_plain_files_only(store: ReleaseStore, name: str) -> None:
-    with store.writer() as writer, writer.stage() as folder:
+    with writing(store) as writer, writer.stage() as folder:
         if name == "folder":
             (folder / name).mkdir()
         else:
@@ -154,18 +154,18 @@ def test_a_release_holds_plain_files_only(store: ReleaseStore, name: str) -> Non
 
 
 def test_an_empty_release_is_refused(store: ReleaseStore) -> None:
-    with store.writer() as writer, writer.stage() as folder, pytest.raises(ValueError, match="at least one"):
+    with writing(store) as writer, writer.stage() as folder, pytest.raises(ValueError, match="at least one"):
         writer.publish(folder, space_id="space", counts={})
 
 
 def test_a_second_writer_is_refused_in_one_sentence_and_a_stale_lock_is_none(store: ReleaseStore) -> None:
-    with store.writer():
-        with pytest.raises(WriterBusy, match=f"process {os.getpid()}"), store.writer():
+    with writing(store):
+        with pytest.raises(WriterBusy, match=f"process {os.getpid()}"), writing(store):
             pass
-        child = _run(store, "with store.writer(): pass", check=False)
+        child = _run(store, "with writing(store): pass", check=False)
         assert "WriterBusy" in child.stderr
     # The lock of a process that was killed is gone with it, though its file stays.
-    killed = _run(store, "store.writer().__enter__(); os.kill(os.getpid(), 9)", check=False)
+    killed = _run(store, "writing(store).__enter__(); os.kill(os.getpid(), 9)", check=False)
     assert killed.returncode == -9
     publish(store, "one")
 
@@ -174,11 +174,11 @@ def test_rollback_returns_to_the_release_before_or_to_a_named_one(store: Release
     first, second, third = (publish(store, content) for content in ("one", "two", "three"))
     assert [info.id for info in store.releases()] == [third.id, second.id, first.id]
     assert [info.current for info in store.releases()] == [True, False, False]
-    assert store.rollback().id == second.id
-    assert store.rollback().id == first.id
+    assert rollback(store).id == second.id
+    assert rollback(store).id == first.id
     with pytest.raises(ConfigurationError, match="no release before"):
-        store.rollback()
-    assert store.rollback(store.find(third.id[:10])).id == third.id
+        rollback(store)
+    assert rollback(store, store.find(third.id[:10])).id == third.id
     assert store.current_id() == third.id
     with pytest.raises(ConfigurationError, match="More than one"):
         store.find("")
@@ -190,7 +190,7 @@ def test_rollback_to_a_damaged_release_is_refused_and_changes_nothing(store: Rel
     first, second = publish(store, "one"), publish(store, "two")
     (first.path / "ansel.hnsw").unlink()
     with pytest.raises(ReleaseDamaged, match=r"ansel\.hnsw is missing"):
-        store.rollback()
+        rollback(store)
     assert store.current_id() == second.id
 
 
@@ -200,7 +200,7 @@ def test_rollback_mends_a_damaged_current(store: ReleaseStore) -> None:
     assert next(info for info in store.releases() if info.id == second.id).damage
     with pytest.raises(ReleaseDamaged):
         store.current()
-    assert store.rollback().id == first.id
+    assert rollback(store).id == first.id
 
 
 def test_collecting_spares_the_current_the_newest_and_those_being_read(store: ReleaseStore) -> None:
@@ -208,12 +208,12 @@ def test_collecting_spares_the_current_the_newest_and_those_being_read(store: Re
     for release in releases:
         release.close()
     read = store.open(releases[0].id)
-    store.rollback(releases[1].id).close()
-    assert store.collect(keep=1) == [releases[3].id, releases[2].id]
+    rollback(store, releases[1].id).close()
+    assert collect(store, keep=1) == [releases[3].id, releases[2].id]
     assert {info.id for info in store.releases()} == {releases[n].id for n in (0, 1, 4)}
     assert text_of(read) == "0"
     del read
-    assert store.collect(keep=0) == [releases[4].id, releases[0].id]
+    assert collect(store, keep=0) == [releases[4].id, releases[0].id]
     current = store.current()
     assert current is not None
     assert text_of(current) == "1"
@@ -223,7 +223,7 @@ def test_a_root_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(ConfigurationError, match="cannot be written to"),
-        ReleaseStore(tmp_path / "file" / "data").writer(),
+        writing(ReleaseStore(tmp_path / "file" / "data")),
     ):
         pass
 
@@ -241,7 +241,7 @@ def counted(function):
     return call
 for name in ("fsync", "rename", "replace", "symlink", "mkdir", "chmod", "open", "pwrite"):
     setattr(os, name, counted(getattr(os, name)))
-with store.writer() as writer, writer.stage() as folder:
+with writing(store) as writer, writer.stage() as folder:
     for name in ("catalogue.sqlite", "ansel.hnsw"):
         with (folder / name).open("w") as file:
             file.write("new")
@@ -253,7 +253,7 @@ def _run(store: ReleaseStore, code: str, *, check: bool = True) -> subprocess.Co
     program = f"""
 import os
 from pathlib import Path
-from services.core.releases import ReleaseStore
+from services.core.releases import ReleaseStore, writing
 store = ReleaseStore(Path({str(store.root)!r}))
 {textwrap.dedent(code)}
 """
@@ -278,7 +278,7 @@ def test_a_kill_at_any_step_leaves_the_old_release_or_the_new_one(store: Release
             break
         assert child.returncode == -9, child.stderr
         if current.id != old.id:
-            store.rollback(old.id)
+            rollback(store, old.id)
     assert child.returncode == 0, "the last run was killed nowhere"
     assert outcomes[0] == "old"
     assert outcomes[-1] == "new"
@@ -426,12 +426,12 @@ async def test_a_reader_keeps_its_release_through_swaps_and_collections(store: R
         for number in range(1, 21):
             publish(store, str(number)).close()
             assert await watcher.refresh()
-            store.collect(keep=0)
+            collect(store, keep=0)
         assert text_of(release) == text == "0"
         assert watcher.value[0] == "20"
         assert {info.id for info in store.releases()} == {release.id, watcher.release_id}
         del release
-        store.collect(keep=0)
+        collect(store, keep=0)
         assert [info.id for info in store.releases()] == [watcher.release_id]
     finally:
         await watcher.stop()

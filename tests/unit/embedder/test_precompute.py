@@ -15,7 +15,7 @@ from services.core.advisors import load_advisor
 from services.core.errors import ConfigurationError, WriterBusy
 from services.core.images import ImageLimits, sha256
 from services.core.progress import progress
-from services.core.releases import ReleaseStore
+from services.core.releases import ReleaseStore, writing
 from services.embedder import precompute as command
 from services.embedder.indexing import Asked
 from services.embedder.precomputation import Outcome, precompute, sentences
@@ -272,7 +272,7 @@ def test_an_interrupted_run_goes_on_where_it_was(shelf: Shelf) -> None:
 
 def test_two_runs_at_once_are_refused(shelf: Shelf) -> None:
     shelf.folder("ansel", range(2))
-    with shelf.store.writer(), pytest.raises(WriterBusy, match="Another precompute"):
+    with writing(shelf.store), pytest.raises(WriterBusy, match="Another precompute"):
         shelf.run("ansel")
 
 
@@ -324,7 +324,7 @@ def test_the_command_ends_with_one_sentence(
         shutil.rmtree(folder)
     arguments = ["--advisor-dir", str(folder), "--advisor-id", "An Sel" if case == "bad id" else "ansel", "--quiet"]
     encoder = Interrupting() if case == "interrupted" else None
-    with shelf.store.writer() if case == "busy" else contextlib.nullcontext():
+    with writing(shelf.store) if case == "busy" else contextlib.nullcontext():
         code = invoke(shelf, *arguments, encoder=encoder)
     assert code == (130 if case == "interrupted" else 2)
     printed = capsys.readouterr()

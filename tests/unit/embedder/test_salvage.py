@@ -9,7 +9,7 @@ import pytest
 
 from services.core.errors import NoRelease, ReleaseDamaged
 from services.core.images import sha256
-from services.core.releases import Release
+from services.core.releases import Release, collect
 from services.embedder.catalogue import Catalogue
 from services.embedder.precomputation import sentences
 from tests.fakes.encoder import FakeEncoder
@@ -24,7 +24,7 @@ def shelf(tmp_path: Path) -> Shelf:
     for advisor, seeds in (("ansel", range(6)), ("okeefe", range(4, 9))):
         shelf.folder(advisor, seeds)
         shelf.run(advisor, index="hnsw").release.close()
-    shelf.store.collect(0)
+    collect(shelf.store, 0)
     shelf.encoder.batches.clear()
     return shelf
 

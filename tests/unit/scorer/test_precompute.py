@@ -11,7 +11,7 @@ from services.core.advisors import load_advisor
 from services.core.errors import ConfigurationError, WriterBusy
 from services.core.images import ImageLimits
 from services.core.progress import progress
-from services.core.releases import ReleaseStore
+from services.core.releases import ReleaseStore, collect, writing
 from services.scorer.calibration import Calibration
 from services.scorer.precomputation import Outcome, precompute, sentences
 from services.scorer.precompute import run
@@ -148,7 +148,7 @@ def test_another_scorer_leaves_the_other_advisors_behind_and_says_so(tmp_path: P
 def test_two_writers_do_not_meet(tmp_path: Path) -> None:
     store = ReleaseStore(tmp_path / "s")
     folder = advisor_folder(tmp_path / "ansel", range(2))
-    with store.writer(), pytest.raises(WriterBusy):
+    with writing(store), pytest.raises(WriterBusy):
         _run(store, folder, CountingScorer())
 
 
@@ -168,7 +168,7 @@ def test_a_damaged_release_is_built_anew_from_what_is_intact(tmp_path: Path) -> 
     folders = {one: advisor_folder(tmp_path / one, seeds) for one, seeds in FOLDERS.items()}
     for advisor, folder in folders.items():
         _run(store, folder, scorer, advisor).release.close()
-    store.collect(0)
+    collect(store, 0)
     damaged = store.path_of(str(store.current_id()))
     path = damaged / "okeefe.references.json"
     path.chmod(0o644)

@@ -32,7 +32,7 @@ def free_port() -> int:
 
 def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
     """Returns the environment of a process of the project: none of the developer's own settings, and `extra`."""
-    own = {key: value for key, value in os.environ.items() if not key.startswith("MONDRIAN_")}
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("MONDRIAN_", "OTEL_"))}
     path = os.pathsep.join((str(ROOT), str(ROOT / "protos")))
     return {**own, **MALLOC, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **extra}
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import TracebackType
 from typing import Any, Final, cast
 
 import grpc
@@ -13,7 +14,7 @@ import grpc.aio
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
-from services.core import errors
+from services.core import errors, telemetry
 from services.core.metrics import RPC_IN_FLIGHT, RPC_SECONDS
 
 log = logging.getLogger("mondrian.rpc")
@@ -68,15 +69,20 @@ class _Call:
         self.method = method
         self.context = context
         self.code = grpc.StatusCode.CANCELLED
-        self.request_id = _request_id(context)
+        metadata = _text(context)
+        self.request_id = _request_id(metadata)
         self.started = time.perf_counter()
+        self._span = telemetry.answering(method, metadata)
 
     def __enter__(self) -> _Call:
+        self._span.__enter__()
         RPC_IN_FLIGHT.labels(self.method).inc()
         self.context.set_trailing_metadata(((REQUEST_ID, self.request_id),))
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         seconds = time.perf_counter() - self.started
         RPC_IN_FLIGHT.labels(self.method).dec()
         RPC_SECONDS.labels(self.method, self.code.name).observe(seconds)
@@ -84,8 +90,11 @@ class _Call:
             "%s %s",
             self.method,
             self.code.name,
-            extra={"ms": round(seconds * 1e3, 1), "request_id": self.request_id},
+            extra={"ms": round(seconds * 1e3, 1), "request_id": self.request_id, **telemetry.trace_fields()},
         )
+        telemetry.record(request_id=self.request_id)
+        telemetry.ended(self.code)
+        self._span.__exit__(kind, error, trace)
 
     def done(self) -> None:
         """Records success, or the code that the handler set itself."""
@@ -149,15 +158,12 @@ def _stream(behaviour: Callable[..., AsyncIterator[Any]], method: str) -> Callab
     return call
 
 
-def _request_id(context: Context) -> str:
+def _text(context: Context) -> dict[str, str]:
+    """Returns the caller's metadata, less what is binary."""
+    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+
+
+def _request_id(metadata: Mapping[str, str]) -> str:
     """Returns the caller's request id where it is harmless, else a new one."""
-    for key, value in context.invocation_metadata() or ():
-        if (
-            key == REQUEST_ID
-            and isinstance(value, str)
-            and 0 < len(value) <= 64
-            and value.isascii()
-            and value.isprintable()
-        ):
-            return value
-    return uuid.uuid4().hex
+    value = metadata.get(REQUEST_ID, "")
+    return value if 0 < len(value) <= 64 and value.isascii() and value.isprintable() else uuid.uuid4().hex

@@ -23,6 +23,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
+from services.core import telemetry
 from services.core.channels import server_options
 from services.core.errors import ConfigurationError
 from services.core.interceptors import CallInterceptor
@@ -249,7 +250,9 @@ def main(make_component: Callable[[S], Component], settings_class: type[S]) -> N
         settings = settings_class.load()
         configure_logging(settings.log_level, settings.log_format)
         log.info("mondrian %s", importlib.metadata.version("mondrian"))
-        asyncio.run(serve(make_component(settings), settings))
+        component = make_component(settings)
+        with telemetry.exporting("mondrian-" + component.service_name.split(".")[1]):
+            asyncio.run(serve(component, settings))
     except ConfigurationError as error:
         print(f"mondrian: {error}", file=sys.stderr)
         sys.exit(2)

@@ -9,6 +9,7 @@ from typing import Any
 import grpc.aio
 from mondrian.critic.v1 import critic_pb2, critic_pb2_grpc
 
+from services.core import telemetry
 from services.core.deadlines import deadline_of
 from services.core.identifiers import asked_advisor
 from services.core.pages import page
@@ -120,6 +121,13 @@ def _completed(writing: Writing, done: Completed, text: str) -> critic_pb2.Compl
     metrics.TOKENS.labels("prompt").inc(done.prompt_tokens)
     metrics.TOKENS.labels("completion").inc(len(done.tokens))
     metrics.FINISHED.labels(done.finish.value).inc()
+    telemetry.record(
+        finish_reason=done.finish.value,
+        completion_tokens=message.completion_tokens,
+        queue_ms=message.queue_ms,
+        prefill_ms=message.prefill_ms,
+        decode_ms=message.decode_ms,
+    )
     if writing.voice.reason:
         metrics.FELL_BACK.inc()
     found = read(writing.asked.form, text)

@@ -15,6 +15,7 @@ from mondrian.critic.v1 import critic_pb2
 from mondrian.embedder.v1 import embedder_pb2
 from mondrian.scorer.v1 import scorer_pb2
 
+from services.core import telemetry
 from services.core.channels import ChannelOptions, channel_options
 from services.core.errors import (
     BackendUnavailable,
@@ -177,7 +178,7 @@ class Backend:
         # Made for each call, which takes microseconds: the channel may have been renewed since the last.
         begin: grpc.aio.UnaryUnaryMultiCallable[Any, R]
         begin = self.channel.unary_unary(f"/{self.service}/{method}", _wire, response.FromString)
-        return begin(request, timeout=timeout, metadata=(*metadata, *self._access.metadata()))
+        return begin(request, timeout=timeout, metadata=(*metadata, *self._access.metadata(), *telemetry.context()))
 
     def _streamed(
         self, method: str, request: bytes | Message, response: type[R], timeout: float, metadata: Metadata
@@ -185,7 +186,7 @@ class Backend:
         """Begins a call of a method that answers with a stream."""
         begin: grpc.aio.UnaryStreamMultiCallable[Any, R]
         begin = self.channel.unary_stream(f"/{self.service}/{method}", _wire, response.FromString)
-        return begin(request, timeout=timeout, metadata=(*metadata, *self._access.metadata()))
+        return begin(request, timeout=timeout, metadata=(*metadata, *self._access.metadata(), *telemetry.context()))
 
     async def _answer(self, call: Awaitable[R], timeout: float) -> R:
         try:

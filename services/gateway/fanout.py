@@ -10,11 +10,13 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+import grpc
 from mondrian.critic.v1 import critic_pb2
 from mondrian.embedder.v1 import embedder_pb2
 from mondrian.gateway.v1 import gateway_pb2
 from mondrian.scorer.v1 import scorer_pb2
 
+from services.core import telemetry
 from services.core.errors import EngineStopped, MondrianError, QueuedTooLong, code_of, status_of
 from services.core.tokens import Metadata
 from services.gateway import summary
@@ -109,6 +111,7 @@ class Analysis:
         finally:
             mode = gateway_pb2.Mode.Name(self.request.mode).removeprefix("MODE_").lower()
             MODE_SECONDS.labels(mode, outcome).observe(time.monotonic() - self._began)
+            telemetry.record(mode=mode, outcome=outcome)
 
     async def _answer(self) -> gateway_pb2.AnalyzeResponse:
         self._photograph = self.request.image.SerializeToString()
@@ -146,12 +149,15 @@ class Analysis:
 
     async def _outcome(self, part: Part, until: float) -> Outcome:
         reply, failure = None, None
-        try:
-            reply = await self._ask(part, until)
-        except MondrianError as error:
-            failure = error
+        with telemetry.asking(NAMES[part]):
+            try:
+                reply = await self._ask(part, until)
+            except MondrianError as error:
+                failure = error
+            code = code_of(failure) if failure else grpc.StatusCode.OK
+            telemetry.ended(code)
         seconds = time.monotonic() - self._began
-        PART_SECONDS.labels(NAMES[part], code_of(failure).name if failure else "OK").observe(seconds)
+        PART_SECONDS.labels(NAMES[part], code.name).observe(seconds)
         return Outcome(seconds * 1e3, reply, failure)
 
     async def _ask(self, part: Part, until: float) -> Reply:

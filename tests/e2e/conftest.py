@@ -20,6 +20,7 @@ from PIL import Image
 
 from services.core.channels import channel_options
 from services.core.settings import MINI_DIR
+from tests.fakes.collector import Collector, collector
 from tests.processes import ServiceProcess, child_environment, service_process
 
 ADVISOR: Final = "ansel"
@@ -29,12 +30,13 @@ START_S: Final = 300.0
 
 @dataclass(frozen=True)
 class Running:
-    """The four processes by name, a stub of the gateway, and a photograph that the project did not draw."""
+    """The four processes by name, a stub of the gateway, a photograph that the project did not draw, and the traces."""
 
     processes: dict[str, ServiceProcess]
     stub: gateway_pb2_grpc.GatewayServiceStub
     photograph: bytes
     data: Path
+    traces: Collector
 
     def request(self, mode: gateway_pb2.Mode.ValueType, advisor: str = ADVISOR) -> gateway_pb2.AnalyzeRequest:
         """Returns a request for the photograph."""
@@ -80,8 +82,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("system")
     data = folder / "data"
     precompute(data)
-    common = {"MONDRIAN_DATA_DIR": str(data), "MONDRIAN_TORCH_THREADS": "1"}
     with contextlib.ExitStack() as stack:
+        traces = stack.enter_context(collector())
+        common = {
+            "MONDRIAN_DATA_DIR": str(data),
+            "MONDRIAN_TORCH_THREADS": "1",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": traces.address,
+            "OTEL_BSP_SCHEDULE_DELAY": "100",
+        }
         backends = {
             name: stack.enter_context(service_process(name, folder, common))
             for name in ("embedder", "critic", "scorer")
@@ -95,4 +103,4 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         for process in processes.values():
             process.wait_serving(START_S)
         channel = stack.enter_context(grpc.insecure_channel(gateway.address, channel_options()))
-        yield Running(processes, gateway_pb2_grpc.GatewayServiceStub(channel), photograph(), data)
+        yield Running(processes, gateway_pb2_grpc.GatewayServiceStub(channel), photograph(), data, traces)

@@ -13,6 +13,7 @@ from mondrian.types.v1 import types_pb2
 from services.core.errors import reason_of, rpc_status_of
 from services.core.settings import MINI_DIR
 from tests.e2e.conftest import ADVISOR, START_S, Running
+from tests.fakes.collector import Span
 
 # Generous: the machine may have other things to do, and no time is asserted here.
 SOON = 120.0
@@ -100,6 +101,21 @@ def test_the_advisor_is_listed_with_all_that_is_known_of_it(running: Running) ->
     assert (one.advisor.id, one.has_adapter, one.has_profile) == (ADVISOR, True, True)
     assert one.advisor.reference_count >= 24
     assert not listing.failures
+
+
+def test_a_request_is_one_trace_through_the_four_processes(running: Running) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    parent = (("traceparent", f"00-{trace}-00f067aa0ba902b7-01"),)
+    critique = running.stub.Analyze(running.request(gateway_pb2.MODE_COMBINED), timeout=SOON, metadata=parent).critique
+
+    def answered(spans: list[Span]) -> dict[str, Span]:
+        return {span.service: span for span in spans if span.trace == trace and span.kind == "SERVER"}
+
+    services = {f"mondrian-{name}" for name in running.processes}
+    seen = answered(running.traces.wait(lambda spans: set(answered(spans)) == services, SOON))
+    told = seen["mondrian-critic"].attributes
+    assert told["mondrian.completion_tokens"] == critique.completion.completion_tokens
+    assert critique.text not in str(seen)
 
 
 @pytest.mark.parametrize("mode", [value for value in gateway_pb2.Mode.values() if value])

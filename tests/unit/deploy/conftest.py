@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import tomllib
 from collections.abc import Callable
 from functools import cache
@@ -62,8 +63,6 @@ def load_with(
     service: str, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> ServiceSettings:
     """Returns a service's settings as its process reads them from `environment` and nothing else."""
-    import os
-
     for name in list(os.environ):
         if name.startswith(COMMON_PREFIX):
             monkeypatch.delenv(name)
@@ -93,3 +92,20 @@ def manifests(request: pytest.FixtureRequest) -> list[Object]:
         return written(K8S / "base")
     render_folder: Callable[[str], list[Object]] = request.getfixturevalue("rendered")
     return render_folder(request.param)
+
+
+@pytest.fixture
+def with_component(rendered: Callable[[str], list[Object]], tmp_path: Path) -> Callable[[str], list[Object]]:
+    """Returns the objects of overlay `cpu` with a component of `deploy/k8s/components`, by its name."""
+
+    def combine(component: str) -> list[Object]:
+        lines = [
+            "resources:",
+            f"  - {os.path.relpath(K8S / 'overlays/cpu', tmp_path)}",
+            "components:",
+            f"  - {os.path.relpath(K8S / 'components' / component, tmp_path)}",
+        ]
+        (tmp_path / "kustomization.yaml").write_text("\n".join(lines))
+        return render(tmp_path)
+
+    return combine

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from deploy.verify.manifests import Object, render, settings_of
-from tests.unit.deploy.conftest import K8S, SERVICES, default_port, health_name, settings_class
+from deploy.verify.manifests import Object, settings_of
+from tests.unit.deploy.conftest import SERVICES, default_port, health_name, settings_class
 
 
 @pytest.fixture
-def secured(rendered: Callable[[str], list[Object]], tmp_path: Path) -> list[Object]:
+def secured(with_component: Callable[[str], list[Object]]) -> list[Object]:
     """The objects of overlay `cpu` with the component."""
-    lines = [
-        "resources:",
-        f"  - {os.path.relpath(K8S / 'overlays/cpu', tmp_path)}",
-        "components:",
-        f"  - {os.path.relpath(K8S / 'components/mtls', tmp_path)}",
-    ]
-    (tmp_path / "kustomization.yaml").write_text("\n".join(lines))
-    return render(tmp_path)
+    return with_component("mtls")
 
 
 @pytest.mark.parametrize("service", SERVICES)

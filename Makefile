@@ -10,10 +10,12 @@ PYTEST_ARGS ?=
 # How often make chaos kills, and of how many bytes it changes one.
 TIMES ?= 200
 EVERY ?= 1
+# How long make fuzz goes on.
+FUZZ_S ?= 300
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check lint format types imports protos protos-check manifests lock mini mini-advisors \
-        mini-clip mini-critic mini-eval score-eval bench bench-gpu chaos mixed clean
+        mini-clip mini-critic mini-eval score-eval bench bench-gpu chaos fuzz mixed clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -95,6 +97,9 @@ bench-gpu: install  ## measure the critic of the 4B's shape and a ViT-B/32, with
 chaos: install  ## kill precompute, damage releases and fill disks, and see that nothing is lost  [TIMES=n] [EVERY=n]
 	@$(BIN)/python -m tests.load.kill_precompute --times $(TIMES)
 	@$(BIN)/python -m tests.load.break_releases --every $(EVERY)
+
+fuzz: install  ## send the four services what no client should, and see that each answer is one of the contract's  [FUZZ_S=seconds]
+	@$(BIN)/python -m tests.load.fuzz --seconds $(FUZZ_S)
 
 mixed: install  ## compare a thousand mixed critiques through eight adapters with the same ones written alone (minutes)
 	@$(BIN)/python -m tests.load.mixed_critiques

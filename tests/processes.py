@@ -110,6 +110,15 @@ class ServiceProcess:
         """Returns the end of the log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
+    @property
+    def alive(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def resident_bytes(self) -> int:
+        """Returns the memory that the process holds (Linux)."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
     def cpu_seconds(self) -> float:
         """Returns the CPU time that the process has used, all threads together (Linux)."""
         # Fields 14 and 15 of stat, counted behind the command's name, which may hold spaces itself.
@@ -120,7 +129,7 @@ class ServiceProcess:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._process is not None and self._process.poll() is None:
+        if self.alive:
             self.kill()
 
 

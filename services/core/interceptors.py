@@ -7,10 +7,11 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
@@ -31,6 +32,7 @@ _QUIET: Final = (
 )
 
 Context = grpc.aio.ServicerContext[Any, Any]
+T = TypeVar("T")
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -56,7 +58,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if behaviour is not None:
                 make = getattr(grpc, f"{kind}_rpc_method_handler")
                 wrapped: grpc.RpcMethodHandler[Any, Any] = make(
-                    wrap(behaviour, method), handler.request_deserializer, handler.response_serializer
+                    wrap(_reading(behaviour, handler.request_streaming), method),
+                    _lenient(handler.request_deserializer),
+                    handler.response_serializer,
                 )
                 return wrapped
         return handler
@@ -138,8 +142,9 @@ def _unary(behaviour: Callable[..., Awaitable[Any]], method: str) -> Callable[..
 def _stream(behaviour: Callable[..., AsyncIterator[Any]], method: str) -> Callable[..., AsyncIterator[Any]]:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         with _Call(method, context) as this:
-            responses = behaviour(request, context)
+            responses: AsyncIterator[Any] | None = None
             try:
+                responses = behaviour(request, context)
                 async for response in responses:
                     yield response
             except grpc.aio.AbortError:
@@ -156,6 +161,45 @@ def _stream(behaviour: Callable[..., AsyncIterator[Any]], method: str) -> Callab
             this.done()
 
     return call
+
+
+def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """Returns a deserializer that gives the error where the bytes are no message.
+
+    What it raised would end the call in the library: with UNKNOWN, uncounted, and a trace in the log for each.
+    """
+    if deserialize is None:
+        return None
+
+    def read(content: bytes) -> Any:
+        try:
+            return deserialize(content)
+        except DecodeError as error:
+            return error
+
+    return read
+
+
+def _reading(behaviour: Callable[..., T], many: bool) -> Callable[..., T]:
+    """Returns a handler that ends a call whose bytes are no message with INVALID_ARGUMENT; `many` have a stream."""
+
+    def begin(request: Any, context: Context) -> T:
+        return behaviour(_each(request) if many else _readable(request), context)
+
+    return begin
+
+
+async def _each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _readable(request)
+
+
+def _readable(request: Any) -> Any:
+    if isinstance(request, DecodeError):
+        raise errors.InvalidArgument(
+            "The request's bytes are no message of this rpc; make the client's stubs from this version's protos."
+        )
+    return request
 
 
 def _text(context: Context) -> dict[str, str]:

@@ -36,6 +36,7 @@ class Bulk:
 
         Raises:
             Draining: the process is leaving; every request that was read has its result.
+            InvalidArgument: a request is no message; what was in flight is given up.
         """
         reading = asyncio.create_task(self._read(requests))
         try:
@@ -59,6 +60,9 @@ class Bulk:
                 async for request in self._until_leaving(requests):
                     group.create_task(self._item(request))
                     await self._places.acquire()
+        except* MondrianError as broken:
+            # Items never raise, so it is what ended the reading: a request that is no message.
+            raise broken.exceptions[0] from None
         finally:
             self._ready.put_nowait(None)
 

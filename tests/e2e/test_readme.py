@@ -18,9 +18,10 @@ import skimage.data
 from PIL import Image
 
 from services.core.settings import MINI_DIR
-from tests.e2e.conftest import START_S, Running
+from tests.e2e.conftest import Running
 from tests.processes import child_environment
 from tests.readme.tables import README, filled
+from tests.system import START_S
 from tests.unit.scorer.pictures import smooth
 
 ROOT: Final = README.parent

@@ -12,8 +12,9 @@ from mondrian.types.v1 import types_pb2
 
 from services.core.errors import reason_of, rpc_status_of
 from services.core.settings import MINI_DIR
-from tests.e2e.conftest import ADVISOR, START_S, Running
+from tests.e2e.conftest import Running
 from tests.fakes.collector import Span
+from tests.system import ADVISOR, START_S
 
 # Generous: the machine may have other things to do, and no time is asserted here.
 SOON = 120.0

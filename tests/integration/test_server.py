@@ -172,6 +172,18 @@ async def test_a_failing_stream_ends_with_its_status(toy: Toy, channel: grpc.aio
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+@pytest.mark.parametrize("method", ["Critique", "StreamCritique"])
+async def test_bytes_that_are_no_message_are_the_callers_fault_and_leave_no_trace_in_the_log(
+    toy: Toy, channel: grpc.aio.Channel, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{NAME}/{method}")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(b"\xff\xff\xff")
+    assert errors.reason_of(errors.rpc_status_of(caught.value)) == "INVALID_ARGUMENT"
+    assert "no message" in (caught.value.details() or "")
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_a_stream_that_is_cancelled_closes_its_handler(toy: Toy, channel: grpc.aio.Channel) -> None:
     call = critic_pb2_grpc.CriticServiceStub(channel).StreamCritique(critic_pb2.StreamCritiqueRequest())
     await call.read()

@@ -223,3 +223,16 @@ class TestBatch:
             await call.done_writing()
             assert await call.read() == grpc.aio.EOF
             assert answered > 1
+
+    async def test_bytes_that_are_no_message_end_it_with_a_sentence(self, over_fakes: System) -> None:
+        async def requests() -> AsyncIterator[bytes]:
+            yield gateway_pb2.AnalyzeBatchRequest(key="a", request=analyze_request(CLIP)).SerializeToString()
+            yield b"\xff\xff\xff"
+
+        async with grpc.aio.insecure_channel(over_fakes.address) as channel:
+            send: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
+            send = channel.stream_stream("/mondrian.gateway.v1.GatewayService/AnalyzeBatch")
+            with pytest.raises(grpc.aio.AioRpcError, match="no message"):
+                async for _ in send(requests(), timeout=SOON):
+                    pass
+        assert over_fakes.embedder.in_flight == 0

@@ -20,10 +20,14 @@ from services.critic.graphs import Record, StepGraphs
 from services.critic.kv import KvPool
 from services.critic.lora import GROUPS, Route, StackedLora
 from services.critic.model import Prompt, VisionFeatures
+from services.critic.spans import Span, spans
 
 log = logging.getLogger("mondrian.critic")
 
-Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Attend = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Returns attention's output [rows, heads, tokens, head_dim] for a layer, its queries of that shape, and the new keys
+and values [rows, tokens, 2 * kv_heads, head_dim], which it keeps."""
+
 _Rope = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -84,6 +88,11 @@ class SlotDecoder:
         self._head: torch.Tensor = network.lm_head.weight
         self._layers = [self._layer(layer) for layer in network.model.language_model.layers]
         self._device = self._embed.device
+        self._on_cpu = self._device.type == "cpu"
+        self._place_bytes = 2 * self._kv_heads * self._head_dim * self._embed.itemsize
+        # torch has no kernel of its own for this norm on a CPU, and composes it of more operations than it takes.
+        self._by_norm = self._on_cpu and self._embed.dtype is torch.float32
+        self._eps_alone = torch.tensor(self._eps)
         # Tokens of text have one number for all three axes, and never a higher one than their place in the slot.
         every = torch.arange(pool.max_tokens, device=self._device).expand(3, 1, -1)
         cos, sin = self._rope(self._embed[:1, None], every)
@@ -124,9 +133,9 @@ class SlotDecoder:
         unseen = self._hidden_from(last, width)
         slots = slice(first, first + rows)
 
-        def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            self.pool.keys[layer][slots, :, :width] = k
-            self.pool.values[layer][slots, :, :width] = v
+        def attend(layer: int, q: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
+            self.pool.both[layer][slots, :, :width] = kv.transpose(1, 2)
+            k, v = kv.transpose(1, 2).chunk(2, 1)
             alone = q.shape[2] == 1  # the last token of each prompt
             return functional.scaled_dot_product_attention(
                 q, k, v, attn_mask=unseen if alone else None, is_causal=not alone, enable_gqa=True
@@ -153,35 +162,42 @@ class SlotDecoder:
                     raise
                 log.warning("the step cannot be recorded, and runs kernel by kernel from now on: %s", error)
                 self._graphs = None
-        return self._step(torch.tensor(numbers, device=self._device), max(lengths) + 1, self.lora.route(adapters, 1))
+        ends = [length + 1 for length in lengths]
+        # A GPU has reads enough under way to do all in one call.
+        parts = spans(ends, self._place_bytes) if self._on_cpu else [Span(0, len(ends), max(ends))]
+        return self._step(torch.tensor(numbers, device=self._device), parts, self.lora.route(adapters, 1))
 
     def record_steps(self, record: Record) -> None:
         """Runs decode steps by recorded graphs from now on."""
         pool = self.pool
         self._graphs = StepGraphs(self._step, self.lora, record, slots=pool.slots, max_tokens=pool.max_tokens)
 
-    def _step(self, numbers: torch.Tensor, span: int, route: Route | None) -> torch.Tensor:
+    def _step(self, numbers: torch.Tensor, parts: Sequence[Span], route: Route | None) -> torch.Tensor:
         """Returns the logits of one decode step; nothing in it waits for the device or comes from the host.
 
-        `numbers`: [3, rows] tokens, lengths and positions; attention looks at the first `span` places of a slot.
+        `numbers`: [3, rows] tokens, lengths and positions; `parts` of the rows attend together.
         """
         rows = numbers.shape[1]
         x = functional.embedding(numbers[0], self._embed)[:, None]
         ends = numbers[1]
         row_index = torch.arange(rows, device=self._device)
-        unseen = self._hidden_from(ends, span)
-        groups = self._heads // self._kv_heads
+        unseen = self._hidden_from(ends, max(part.length for part in parts))
+        cut = [(part, unseen[part.start : part.stop, ..., : part.length]) for part in parts]
 
-        def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        def attend(layer: int, q: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
+            self.pool.both[layer][row_index, :, ends] = kv[:, 0]
             keys, values = self.pool.keys[layer], self.pool.values[layer]
-            keys[row_index, :, ends] = k[:, :, 0]
-            values[row_index, :, ends] = v[:, :, 0]
             # The query heads of one key head stand in the place of several queries: no key is copied.
-            grouped = q.view(rows, self._kv_heads, groups, self._head_dim)
-            out = functional.scaled_dot_product_attention(
-                grouped, keys[:rows, :, :span], values[:rows, :, :span], attn_mask=unseen
-            )
-            return out.reshape(rows, self._heads, 1, self._head_dim)
+            grouped = q.reshape(rows, self._kv_heads, -1, self._head_dim)
+            out = [
+                functional.scaled_dot_product_attention(
+                    grouped[part.start : part.stop], keys[part.start : part.stop, :, : part.length],
+                    values[part.start : part.stop, :, : part.length], attn_mask=mask,
+                )
+                for part, mask in cut
+            ]  # fmt: skip
+            whole = out[0] if len(out) == 1 else torch.cat(out)
+            return whole.reshape(rows, self._heads, 1, self._head_dim)
 
         cos, sin = self._text_rope
         rope = (cos[numbers[2]][:, None, None], sin[numbers[2]][:, None, None])
@@ -213,15 +229,15 @@ class SlotDecoder:
         one). Writes into `x`."""
         deepstack = image.deepstack if image is not None else []
         for index, layer in enumerate(self._layers):
-            normed = functional.rms_norm(x, x.shape[-1:], layer.input_norm, self._eps)
-            q, k, v = self._attention_inputs(normed, index, layer, rope, route)
+            normed = self._normed(x).mul_(layer.input_norm)
+            q, kv = self._attention_inputs(normed, index, layer, rope, route)
             if last is not None and index == len(self._layers) - 1 and index >= len(deepstack):
                 # Keys and values are wanted of all tokens, but what the layer writes of the last one alone.
                 rows = torch.arange(len(x), device=self._device)
                 q, x, last = q[rows, :, last][:, :, None], x[rows, last][:, None], None
-            out = attend(index, q, k, v).transpose(1, 2)
+            out = attend(index, q, kv).transpose(1, 2)
             self._add(x, out.reshape(*x.shape[:2], -1), index, layer, "o", route)
-            normed = functional.rms_norm(x, x.shape[-1:], layer.mlp_norm, self._eps)
+            normed = self._normed(x).mul_(layer.mlp_norm)
             gate, up = self._linear(normed, index, layer, "gate_up", route).chunk(2, -1)
             self._add(x, layer.activation(gate).mul_(up), index, layer, "down", route)
             if image is not None and index < len(deepstack):
@@ -230,17 +246,22 @@ class SlotDecoder:
 
     def _attention_inputs(
         self, x: torch.Tensor, index: int, layer: _Layer, rope: _Rope, route: Route | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns queries, keys and values [rows, heads, tokens, head_dim], turned to their positions."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns queries [rows, heads, tokens, head_dim], and keys and values [rows, tokens, 2 * kv_heads, head_dim];
+        queries and keys are turned to their positions."""
         rows, tokens, _ = x.shape
         qkv = self._linear(x, index, layer, "qkv", route).view(rows, tokens, -1, self._head_dim)
-        turned = self._heads + self._kv_heads
-        qk = functional.rms_norm(qkv[:, :, :turned], (self._head_dim,), None, self._eps) * layer.head_norm
-        half = self._head_dim // 2
-        exchanged = torch.cat((qk[..., half:], qk[..., :half]), -1)
-        qk = qk.mul_(rope[0]).addcmul_(exchanged, rope[1])
-        q, k = qk.transpose(1, 2).split([self._heads, self._kv_heads], 1)
-        return q, k, qkv[:, :, turned:].transpose(1, 2)
+        turning = qkv[:, :, : self._heads + self._kv_heads]
+        normed = self._normed(turning).mul_(layer.head_norm)
+        torch.addcmul(normed * rope[0], normed.roll(self._head_dim // 2, -1), rope[1], out=turning)
+        return qkv[:, :, : self._heads].transpose(1, 2), qkv[:, :, self._heads :]
+
+    def _normed(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns x divided by its root mean square over the last axis (Zhang and Sennrich 2019, arXiv 1910.07467)."""
+        if not self._by_norm:
+            return functional.rms_norm(x, x.shape[-1:], None, self._eps)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x * torch.addcmul(self._eps_alone, norm, norm, value=1 / x.shape[-1]).rsqrt_()
 
     def _linear(self, x: torch.Tensor, index: int, layer: _Layer, group: str, route: Route | None) -> torch.Tensor:
         fused = layer.fused[group]
@@ -259,8 +280,7 @@ class SlotDecoder:
         self.lora.add(out, x, index, group, route)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        normed = functional.rms_norm(hidden, hidden.shape[-1:], self._final_norm, self._eps)
-        return functional.linear(normed, self._head)
+        return functional.linear(self._normed(hidden).mul_(self._final_norm), self._head)
 
 
 def widths(network: Any) -> dict[str, list[int]]:

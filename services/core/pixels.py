@@ -108,7 +108,8 @@ def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         transform = _transform(profile, image.mode)
         if transform is not None:
             return transform.apply(image)
-    return image.convert("RGB")
+    # Pillow would copy what is RGB already.
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @functools.lru_cache(maxsize=16)

@@ -20,8 +20,8 @@ from services.core.images import DEFAULT_LIMITS, ImageLimits
 from services.core.open_clip_folder import OpenClipFolder
 from services.core.settings import MINI_DIR
 from services.embedder import preprocessing
-from services.embedder.encoder import Matrix, Tokens
-from services.embedder.preprocessing import Pixels, Preprocessing
+from services.embedder.encoder import Matrix, Pixels, Tokens
+from services.embedder.preprocessing import Preprocessing
 from services.embedder.settings import EmbedderSettings
 
 # The tokenizer remembers every word it has split; strangers' texts must not grow that without bound.

@@ -10,8 +10,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from services.core.images import DEFAULT_LIMITS, ImageLimits
-from services.embedder.preprocessing import Pixels
 
+Pixels = npt.NDArray[np.uint8]
+"""One photograph as the image tower takes it: uint8, [height, width, 3], red first, not yet normalised."""
 Vector = npt.NDArray[np.float32]
 """One embedding: float32, [dimensions], Euclidean length 1."""
 Matrix = npt.NDArray[np.float32]

@@ -16,8 +16,7 @@ from services.core.errors import InvalidText
 from services.core.flights import AdmittedFlights
 from services.core.images import ImageLimits, sha256
 from services.core.recent import Recent
-from services.embedder.encoder import Encoder, Tokens, Vector
-from services.embedder.preprocessing import Pixels
+from services.embedder.encoder import Encoder, Pixels, Tokens, Vector
 
 MAX_TEXT_CHARS = 1_000
 # Hashing less than this takes the event loop less time than handing it to a thread does.

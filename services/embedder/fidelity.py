@@ -8,8 +8,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from services.embedder.encoder import Matrix
-from services.embedder.preprocessing import Pixels
+from services.embedder.encoder import Matrix, Pixels
 
 NEAREST: Final = 10
 _PICTURES: Final = 64

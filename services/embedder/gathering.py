@@ -13,8 +13,7 @@ from services.core.images import ImageLimits
 from services.core.precompute import Skipped
 from services.core.progress import Progress
 from services.embedder.catalogue import Catalogue, Entry, Photograph
-from services.embedder.encoder import Encoder
-from services.embedder.preprocessing import Pixels
+from services.embedder.encoder import Encoder, Pixels
 from services.embedder.work import Work
 
 

@@ -27,10 +27,9 @@ from services.core.images import DEFAULT_LIMITS, ImageLimits
 from services.core.imports import without
 from services.embedder import fidelity
 from services.embedder.clip import ClipEncoder
-from services.embedder.encoder import Matrix, Tokens
+from services.embedder.encoder import Matrix, Pixels, Tokens
 from services.embedder.fidelity import Fidelity
 from services.embedder.metrics import FIDELITY
-from services.embedder.preprocessing import Pixels
 
 EXPORT_VERSION: Final = 1
 """Goes into the space id: raise it whenever the export would give other embeddings."""

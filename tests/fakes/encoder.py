@@ -10,8 +10,7 @@ import numpy as np
 from PIL import Image
 
 from services.core.images import DEFAULT_LIMITS, ImageLimits, decode
-from services.embedder.encoder import Matrix, Tokens
-from services.embedder.preprocessing import Pixels
+from services.embedder.encoder import Matrix, Pixels, Tokens
 
 SIDE = 8
 

@@ -55,8 +55,9 @@ def test_embeddings_are_those_of_open_clip(encoder: ClipEncoder, folder: Path) -
     with torch.inference_mode():
         wanted_images = model.encode_image(torch.stack([transform(one) for one in images]), normalize=True)
         wanted_texts = model.encode_text(tokenizer(texts), normalize=True)
+    # Pixels may differ by a rounding.
     np.testing.assert_allclose(
-        encoder.forward_images([encoder.pixels(one) for one in images]), wanted_images.numpy(), atol=1e-4
+        encoder.forward_images([encoder.pixels(one) for one in images]), wanted_images.numpy(), atol=1e-3
     )
     np.testing.assert_allclose(
         encoder.forward_texts([encoder.tokenize(one) for one in texts]), wanted_texts.numpy(), atol=1e-4

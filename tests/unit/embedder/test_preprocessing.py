@@ -43,21 +43,23 @@ def made(size: int | tuple[int, int], resize_mode: str, interpolation: str) -> P
 def test_pixels_are_those_of_open_clip(
     size: int | tuple[int, int], resize_mode: str, interpolation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A rounding may decide otherwise, and a large photograph is reduced by boxes first."""
     if size == (32, 48) and resize_mode == "shortest":
         # open_clip itself forgets the interpolation there.
         interpolation = "bicubic"
-    exact = made(size, resize_mode, interpolation)
+    prepare = made(size, resize_mode, interpolation)
     for seed, shape in enumerate(SIZES):
         image = picture(seed, shape)
-        quick = exact.pixels(image).astype(np.float64)
-        with monkeypatch.context() as without_shortcut:
-            without_shortcut.setattr(preprocessing, "REDUCING_GAP", None)
-            pixels = exact.pixels(image)
+        pixels = prepare.pixels(image)
         assert pixels.dtype == np.uint8
-        assert pixels.shape == (exact.height, exact.width, 3)
+        assert pixels.shape == (prepare.height, prepare.width, 3)
+        assert pixels.flags.c_contiguous
         expected = reference_pixels(image, size, resize_mode, interpolation)
-        np.testing.assert_allclose(pixels, expected, atol=1e-3, err_msg=str(shape))
-        assert np.abs(quick - expected).mean() < 0.7, shape
+        np.testing.assert_allclose(pixels, expected, atol=2 + 1e-3, err_msg=str(shape))
+        assert np.abs(pixels - expected).mean() < 0.2, shape
+        with monkeypatch.context() as all_are_large:
+            all_are_large.setattr(preprocessing, "_LARGE", 0)
+            assert np.abs(prepare.pixels(image) - expected).mean() < 0.7, shape
 
 
 def test_a_scaled_jpeg_gives_the_pixels_of_the_whole_one() -> None:

@@ -1,9 +1,10 @@
-"""Which index an advisor gets: both are built and timed, and HNSW is taken where it is faster and as good as exact.
+"""Which index an advisor gets: exact search where it is quick, and else HNSW where that is faster and as good.
 
-Exact search is right by construction and needs nothing but the vectors; its time grows with their number. A graph's
-time hardly does, but how well it finds depends on how the vectors lie. So neither is taken on faith: the breadth `ef`
-is the smallest at which the graph finds 0.999 of the true neighbors, and then it must be faster by `WORTH`, on this
-machine and for these vectors. What was measured is in the record, which the manifest of the release holds.
+Exact search is right by construction and needs nothing but the vectors; its time grows with their number, and is
+measured first, in a moment. Only where it is slow is a graph grown, which takes minutes. A graph's time hardly grows,
+but how well it finds depends on how the vectors lie. So it is not taken on faith: the breadth `ef` is the smallest at
+which it finds 0.999 of the true neighbors, and then it must be faster by `WORTH`, on this machine and for these
+vectors. What was measured is in the record, which the manifest of the release holds.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ Asked: TypeAlias = Literal["auto", "exact", "hnsw"]
 """What the operator wants: the better of the two by measurement, or one of them."""
 RECALL_GOAL = 0.999
 """Below this recall of a graph the advisor is searched exactly, whatever was asked for."""
+QUICK_MS = 10.0
+"""Below so many milliseconds of one core for an exact search no graph is grown: a photograph takes several times as
+long to decode and embed."""
 WORTH = 1.5
 """How many times as fast as exact search a graph must be to be taken: it doubles the memory and takes long to build."""
 # Narrower ones would save tenths of a millisecond, beside the tens that a photograph takes.
@@ -54,9 +58,10 @@ class IndexRecord:
     ef: int = 0
     """The breadth of a search: the smallest tried that reaches RECALL_GOAL; 0 for `exact`."""
     recall: dict[str, float] = field(default_factory=dict)
-    """The share of the true 10 and 100 nearest that the graph found in `queries` searches; empty without a graph."""
+    """The share of the true 10 and 100 nearest that a search finds: of `exact` 1, of `hnsw` as found in `queries`
+    searches."""
     queries: int = 0
-    """How many searches were compared with exact search."""
+    """How many searches by a graph were compared with exact search; 0 where none was grown."""
     least: float = -1.0
     """The similarity of the nearest reference to that query of them which had none nearer; beyond, the recall is not
     known and the search is exact."""
@@ -100,24 +105,29 @@ def build_index(vectors: npt.NDArray[Any], path: Path, *, threads: int = 1, aske
     """
     matrix = unit_matrix(vectors)
     exact = ExactIndex(matrix)
-    record = IndexRecord("exact", len(matrix), exact.dimensions, asked=asked)
+    whole = {str(depth): 1.0 for depth in _DEPTHS}
+    record = IndexRecord("exact", len(matrix), exact.dimensions, recall=whole, asked=asked)
     if asked == "exact":
         return replace(record, reason="it was asked for")
+    queries = _probes(matrix)
+    if asked == "auto":
+        record = replace(record, search_ms=_timed({"exact": exact}, queries[:_TIMED_QUERIES]))
+        if record.search_ms["exact"] < QUICK_MS:
+            compared = f"comparing with all takes {record.search_ms['exact']:.3f} ms"
+            return replace(record, reason=f"{compared}, and no graph is grown below {QUICK_MS:g} ms")
     started = time.perf_counter()
     graph = hnsw.grow(matrix, threads)
     record = replace(record, build_s=round(time.perf_counter() - started, 3), queries=_QUERIES)
-    queries = _probes(matrix)
     truth = [exact.search(query, min(max(_DEPTHS), exact.count)) for query in queries]
     index, ef, recall = _narrowest(graph, exact, queries, truth)
-    least = min(hits[0].similarity for hits in truth)
-    record = replace(record, recall=recall, least=round(least - SAME, 6))
     if index is None:
         return replace(record, reason=f"HNSW finds no more than {min(recall.values()):.4f} of the true neighbors")
     record = replace(record, search_ms=_timed({"exact": exact, "hnsw": index}, queries[:_TIMED_QUERIES]))
     taken, reason = choose(asked, record.search_ms)
     if taken == "hnsw":
         hnsw.save(graph, path, exact)
-        return replace(record, method="hnsw", ef=ef, reason=reason)
+        least = min(hits[0].similarity for hits in truth)
+        return replace(record, method="hnsw", ef=ef, recall=recall, least=round(least - SAME, 6), reason=reason)
     return replace(record, reason=reason)
 
 

@@ -222,6 +222,12 @@ class Catalogue:
             raise NoRelease(DAMAGED)
         return [record.entry for record in records]
 
+    def facets(self, advisor: str) -> Iterator[tuple[int | None, list[str]]]:
+        """Yields year and tags of an advisor's references in the order of their labels; as `matrix`, of a file that
+        was just verified."""
+        for year, tags in self._each("SELECT year, tags FROM entries WHERE advisor = ? ORDER BY label", advisor):
+            yield year, json.loads(tags)
+
     def embedding(self, photograph_id: str) -> Vector | None:
         """Returns a photograph's embedding; None where it is in no advisor's references."""
         rows = self._rows(f"SELECT {_SEEN}, {self._seal('photographs')} FROM photographs WHERE id = ?", photograph_id)

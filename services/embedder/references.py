@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from services.core.errors import AdvisorNotFound, ConfigurationError, NoRelease, ReferenceNotFound
 from services.core.releases import Release
-from services.embedder.catalogue import DAMAGED, FILE_NAME, AdvisorRecord, Catalogue, Entry, ReferenceRecord
+from services.embedder.catalogue import DAMAGED, FILE_NAME, AdvisorRecord, Catalogue, ReferenceRecord
 from services.embedder.encoder import Vector
 from services.embedder.index import Hit, ReferenceIndex
 from services.embedder.indexing import IndexRecord, load_index
-from services.embedder.selection import Filter, diverse
+from services.embedder.selection import Facets, Filter, diverse
 
 # A reference's own embedding must come back as itself; equal photographs in one folder are stored once.
 _CANARY = 0.9999
@@ -49,9 +47,8 @@ class References:
         self.release_id = release_id
         self.catalogue = catalogue
         self._indexes = indexes
-        self._entries: dict[str, list[Entry]] = {}
-        self._one_at_a_time = threading.Lock()
         self.advisors: Sequence[AdvisorRecord] = catalogue.advisors()
+        self._facets = {one.id: Facets(catalogue.facets(one.id)) for one in self.advisors}
 
     def embedding_of(self, photograph_id: str) -> Vector | None:
         """Returns the embedding of a photograph that is a reference; None where it is not, or is damaged: the encoder
@@ -87,7 +84,7 @@ class References:
                 # One more where its place will be free.
                 found = index.search(query, min(candidates + bool(left_out), index.count))
             else:
-                found = index.search_among(query, candidates + bool(left_out), self._fitting(name, only))
+                found = index.search_among(query, candidates + bool(left_out), self._facets[name].fitting(only))
             hits.extend((hit, name) for hit in found if (name, hit.label) not in left_out)
         if len(hits) > candidates:
             # Whoever is less similar than the last one wanted need not be looked up.
@@ -100,15 +97,6 @@ class References:
             places = diverse([one.similarity for one in neighbors], vectors, top_k, diversity)
             return [neighbors[place] for place in places]
         return neighbors[:top_k]
-
-    def _fitting(self, advisor: str, only: Filter) -> npt.NDArray[np.int64]:
-        """Returns the labels of an advisor's references that fit, ascending."""
-        with self._one_at_a_time:
-            if advisor not in self._entries:
-                # Read once for each release, and only where somebody filters.
-                self._entries[advisor] = self.catalogue.entries(advisor)
-            entries = self._entries[advisor]
-        return np.asarray([label for label, entry in enumerate(entries) if only.fits(entry)], dtype=np.int64)
 
     def reference(self, reference_id: str, advisor: str = "") -> ReferenceRecord:
         """Returns a reference of an advisor, or of the first that has it by id.

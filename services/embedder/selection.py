@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from services.core.errors import InvalidArgument
-from services.embedder.catalogue import Entry
 from services.embedder.encoder import Matrix
 
 LEAST_YEAR, GREATEST_YEAR = 1800, 2200
@@ -47,16 +47,34 @@ class Filter:
             )
         return cls(year_from, year_to, frozenset(tag.strip().casefold() for tag in tags))
 
-    def fits(self, entry: Entry) -> bool:
-        """Returns whether a reference fits."""
-        if self.year_from is not None or self.year_to is not None:
-            if entry.year is None:
-                return False
-            if self.year_from is not None and entry.year < self.year_from:
-                return False
-            if self.year_to is not None and entry.year > self.year_to:
-                return False
-        return not self.tags or any(tag.casefold() in self.tags for tag in entry.tags)
+
+class Facets:
+    """What the references of an advisor are filtered by, made once so that no filter looks at each of them."""
+
+    def __init__(self, references: Iterable[tuple[int | None, Sequence[str]]]) -> None:
+        """Takes the year and the tags of every reference, in the order of the labels."""
+        years: list[int] = []
+        tagged: dict[str, list[int]] = {}
+        for label, (year, tags) in enumerate(references):
+            years.append(year or 0)
+            for tag in {one.casefold() for one in tags}:
+                tagged.setdefault(tag, []).append(label)
+        self._years = np.asarray(years, dtype=np.int16)
+        """0 where there is none, before every year that can be asked for."""
+        self._tagged = {tag: np.asarray(labels, dtype=np.int64) for tag, labels in tagged.items()}
+
+    def fitting(self, only: Filter) -> npt.NDArray[np.int64]:
+        """Returns the labels of the references that fit, ascending."""
+        fit = np.ones(len(self._years), dtype=np.bool_)
+        if only.year_from is not None or only.year_to is not None:
+            fit &= self._years >= (LEAST_YEAR if only.year_from is None else only.year_from)
+            fit &= self._years <= (GREATEST_YEAR if only.year_to is None else only.year_to)
+        if only.tags:
+            carries = np.zeros(len(self._years), dtype=np.bool_)
+            for tag in only.tags & self._tagged.keys():
+                carries[self._tagged[tag]] = True
+            fit &= carries
+        return np.flatnonzero(fit)
 
 
 def diverse(similarities: Sequence[float], vectors: Matrix, count: int, diversity: float) -> list[int]:

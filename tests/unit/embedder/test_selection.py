@@ -8,35 +8,57 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.core.errors import InvalidArgument
-from services.embedder.catalogue import Entry
 from services.embedder.encoder import Matrix
 from services.embedder.index import unit_matrix
-from services.embedder.selection import Filter, diverse
-
-
-def entry(year: int | None = None, *tags: str) -> Entry:
-    return Entry("0" * 64, "a.jpg", "a", year=year, tags=tags)
+from services.embedder.selection import Facets, Filter, diverse
 
 
 @pytest.mark.parametrize(
-    ("only", "candidate", "fits"),
+    ("only", "year", "tags", "fits"),
     [
-        (Filter.of(None, None, ()), entry(), True),
-        (Filter.of(1940, None, ()), entry(1940), True),
-        (Filter.of(1940, None, ()), entry(1939), False),
-        (Filter.of(1940, None, ()), entry(None), False),
-        (Filter.of(None, 1940, ()), entry(1941), False),
-        (Filter.of(1930, 1940, ()), entry(1935), True),
-        (Filter.of(None, None, ["Snow"]), entry(None, "river", "SNOW"), True),
-        (Filter.of(None, None, [" snow ", "fog"]), entry(None, "fog"), True),
-        (Filter.of(None, None, ["snow"]), entry(None, "snowfall"), False),
-        (Filter.of(None, None, ["STRASSE"]), entry(None, "straße"), True),
-        (Filter.of(1900, None, ["snow"]), entry(1950, "river"), False),
-        (Filter.of(1900, None, ["snow"]), entry(1850, "snow"), False),
+        (Filter.of(None, None, ()), None, (), True),
+        (Filter.of(1940, None, ()), 1940, (), True),
+        (Filter.of(1940, None, ()), 1939, (), False),
+        (Filter.of(1940, None, ()), None, (), False),
+        (Filter.of(None, 1940, ()), 1941, (), False),
+        (Filter.of(None, 1940, ()), None, (), False),
+        (Filter.of(1930, 1940, ()), 1935, (), True),
+        (Filter.of(None, None, ["Snow"]), None, ("river", "SNOW"), True),
+        (Filter.of(None, None, [" snow ", "fog"]), None, ("fog",), True),
+        (Filter.of(None, None, ["snow"]), None, ("snowfall",), False),
+        (Filter.of(None, None, ["STRASSE"]), None, ("straße",), True),
+        (Filter.of(1900, None, ["snow"]), 1950, ("river",), False),
+        (Filter.of(1900, None, ["snow"]), 1850, ("snow",), False),
     ],
 )
-def test_a_reference_fits_when_every_condition_holds(only: Filter, candidate: Entry, fits: bool) -> None:
-    assert only.fits(candidate) is fits
+def test_a_reference_fits_when_every_condition_holds(
+    only: Filter, year: int | None, tags: tuple[str, ...], fits: bool
+) -> None:
+    assert Facets([(year, tags)]).fitting(only).tolist() == [0] * fits
+
+
+TAGS = st.lists(st.sampled_from(("snow", "Snow", "fog", "river", "")), max_size=3)
+YEARS = st.none() | st.integers(1800, 1806)
+
+
+@given(st.lists(st.tuples(YEARS, TAGS), max_size=12), YEARS, YEARS, TAGS)
+@settings(deadline=None)
+def test_the_labels_are_those_of_the_references_that_fit(
+    references: list[tuple[int | None, list[str]]], first: int | None, last: int | None, tags: list[str]
+) -> None:
+    if first is not None and last is not None and first > last:
+        first, last = last, first
+    only = Filter.of(first, last, tags)
+
+    def fits(year: int | None, carried: list[str]) -> bool:
+        in_years = (first is None or (year is not None and year >= first)) and (
+            last is None or (year is not None and year <= last)
+        )
+        return in_years and (not tags or bool({one.casefold() for one in carried} & {one.casefold() for one in tags}))
+
+    found = Facets(references).fitting(only)
+    assert found.dtype == np.int64
+    assert found.tolist() == [label for label, one in enumerate(references) if fits(*one)]
 
 
 @pytest.mark.parametrize(

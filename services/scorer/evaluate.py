@@ -143,7 +143,11 @@ def _groups(found: Sequence[Trial]) -> list[AdvisorReferences]:
     return made
 
 
-def _subjects(folder: Path, labels: Path | None, limit: int, shown: Progress) -> Iterator[Subject]:
+def subjects(folder: Path, labels: Path | None, limit: int, shown: Progress) -> Iterator[Subject]:
+    """Yields the photographs below a folder, at most `limit` evenly taken (0 for all), with what the labels say.
+
+    What cannot be read is named on the progress and left out.
+    """
     said = {}
     if labels is not None:
         with labels.open(newline="", encoding="utf-8") as file:
@@ -199,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         total = min(total, options.limit or total)
         with progress("Trying photographs", total, quiet=options.quiet) as shown:
             found = []
-            for subject in _subjects(options.photos, options.labels, options.limit, shown):
+            for subject in subjects(options.photos, options.labels, options.limit, shown):
                 found.append(trials.attempt(scorer, subject))
                 shown.advance()
         advisors = [_advisor(folder, scorer) for folder in options.advisor_dir]

@@ -5,8 +5,8 @@ calibrates CLIP-IQA's prompt pairs. Either gives a second z value beside the cal
 
     z = ((1 - w) z_measures + w z_second) / sqrt((1 - w)^2 + w^2 + 2 w (1 - w) r)
 
-with r their correlation over the photographs of the fit, so that one standard deviation stays 2 points. w is 0.75 for a
-head and (1 - prior) / 2 for prompts: the less measures can know of a dimension, the more CLIP is asked. Where people
+with r their correlation over the photographs of the fit, so that one standard deviation stays 2.1 points. w is 0.75 for
+a head and (1 - prior) / 2 for prompts: the less measures can know of a dimension, the more CLIP is asked. Where people
 rated a dimension, a head or the prompts are kept only if their ratings prefer the blend to the measures alone. Harmony
 of colours is not asked of a monochrome photograph, and nothing of CLIP of focus_sharpness. Disagreement lowers the
 confidence, by 1 / (1 + w (1 - w) d^2) where the two z values are d apart.

@@ -70,8 +70,10 @@ def score_all(scorer: Scorer, versions: Sequence[Pixels]) -> list[Scores]:
     return [scores for scores in found if scores is not None]
 
 
-def attempt(scorer: Scorer, subject: Subject, dimensions: Iterable[str] = tuple(LOWERING)) -> Trial:
-    """Returns the trial of a photograph; `dimensions` may leave out whole groups of changes."""
+def changed(subject: Subject, dimensions: Iterable[str] = tuple(LOWERING)) -> dict[tuple[str, ...], Pixels]:
+    """Returns a photograph and its changed versions by what was done: ("original",), ("lowered", dimension, change,
+    level), ("same", change), ("small",), ("straight", angle), ("turned", angle) and ("masked", change).
+    """
     # The photograph's name decides its noise, so that it gets the same in any order and any selection.
     rng = np.random.default_rng(zlib.crc32(subject.name.encode()))
     pixels = subject.pixels
@@ -79,10 +81,10 @@ def attempt(scorer: Scorer, subject: Subject, dimensions: Iterable[str] = tuple(
     for dimension in dimensions:
         for change, levels in LOWERING[dimension].items():
             for level, function in levels.items():
-                changed = function(pixels, rng)
+                copy = function(pixels, rng)
                 # A photograph that is small already is not reduced to a size beyond its own.
-                if change != "downscaling" or max(changed.shape[:2]) < max(pixels.shape[:2]):
-                    versions["lowered", dimension, change, level] = changed
+                if change != "downscaling" or max(copy.shape[:2]) < max(pixels.shape[:2]):
+                    versions["lowered", dimension, change, level] = copy
     versions["same", "flip"] = perturb.flip(pixels)
     versions["same", "JPEG 90 at full size"] = perturb.jpeg(pixels, 90)
     versions["same", "JPEG 97 at full size"] = perturb.jpeg(pixels, 97)
@@ -100,6 +102,12 @@ def attempt(scorer: Scorer, subject: Subject, dimensions: Iterable[str] = tuple(
         versions["masked", "blur"] = perturb.blur_behind(pixels, subject.mask, 6.0)
         for side in SIDES:
             versions["masked", f"cut {side}"] = perturb.cut_subject(pixels, subject.mask, side)
+    return versions
+
+
+def attempt(scorer: Scorer, subject: Subject, dimensions: Iterable[str] = tuple(LOWERING)) -> Trial:
+    """Returns the trial of a photograph; `dimensions` may leave out whole groups of changes."""
+    versions = changed(subject, dimensions)
     keys = list(versions)
     scored = dict(zip(keys, score_all(scorer, [versions[key] for key in keys]), strict=True))
     values = {key: scores.values for key, scores in scored.items()}

@@ -9,16 +9,18 @@ flat light, which thin all colours out, are left to lighting.
   distance in degrees of the histogram from its sectors plus 0.12 of its open width, so that wide templates do not
   always win.
 - Hue entropy: the spread of the histogram.
-- Coherence: length of the mean colour vector in 5 x 5 px over the mean chroma there, at 256 (fine) and at 64 px
-  (broad); scrambled colour is low.
-- Excess: mean C* beyond 16 and the share of C* beyond 60 to 110, as oversaturation gives.
+- Coherence: length of the mean colour vector in 5 x 5 px over the mean chroma there, at 256 and at 64 px (broad),
+  beyond what the picture's noise explains; scrambled colour is low.
+- Chroma: mean C* beyond 16; strong: the share of C* beyond 60 to 110. Oversaturation raises both.
 - Cast: what should be neutral is not. Of the lightest twentieth and of the least coloured fifth of the frame,
   the distance of the mean a*b* from grey (in C*): a cast tints both.
 
-    raw = -0.9 template/40 - 0.7 entropy + 4.5 fine + 2.0 broad coherence - 1.3 excess - 2.2 cast
+The weights are those of `python -m services.scorer.weigh` on 100 photographs of the half of the fitting set that is for
+development.
 
-A monochrome picture is judged on tonal harmony instead: how much of the variation of L* is of large scale (masses of
-tone, not scattered spots), and how evenly neighbouring zones follow each other.
+A monochrome picture is judged on tonal harmony instead, of levelled L* at 64 px: how much of its variation is of large
+scale (masses of tone, not scattered spots; variance after averaging 7 x 7 cells over that after 3 x 3), and how evenly
+neighbouring steps of 5 L* follow each other. It is put on the scale of colours, with which it is blended.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ import torch
 from torch import Tensor
 
 from services.scorer.measures import filters
-from services.scorer.measures.scene import Measured, Scene
+from services.scorer.measures.scene import Measured, Scene, weighted
 
 UNITS = {
     "template_distance": "degrees",
@@ -47,6 +49,16 @@ UNITS = {
     "tonal_steps": "",
 }
 
+WEIGHTS = {
+    "template": 0.88,
+    "few hues": 2.1,
+    "coherence": 6.7,
+    "broad coherence": 3.4,
+    "chroma": 2.9,
+    "strong": 1.7,
+    "cast": 2.9,
+}
+
 _BINS = 72
 TEMPLATES = {
     "i": ((0.0, 18.0),),
@@ -58,6 +70,16 @@ TEMPLATES = {
     "X": ((0.0, 93.6), (180.0, 93.6)),
 }
 """Name -> sectors as (centre, width) in degrees. N, the eighth, is the template of pictures without colour."""
+
+_IN_WORDS = {
+    "i": "a single hue",
+    "V": "one band of neighbours",
+    "L": "a hue and a band at a right angle to it,",
+    "I": "two opposite hues,",
+    "T": "one half of the circle",
+    "Y": "a band and its opposite accent,",
+    "X": "two opposite bands,",
+}
 
 _HUES = ("red", "orange", "yellow", "green", "green", "cyan", "blue", "blue", "violet", "magenta")
 
@@ -92,23 +114,27 @@ def measure(scene: Scene) -> Measured:
     costs = shares @ _TABLE.to(shares.device).T
     distance, which = costs.min(1)
     entropy = filters.entropy(shares)
-    coherence = _coherence(lab[:, 1] * gain, lab[:, 2] * gain, 2.0)
-    broad = _coherence(a, b, 0.7)
+    noise = scene.chroma_noise.view(-1, 1, 1)
+    coherence = _coherence(lab[:, 1] * gain, lab[:, 2] * gain, gain * (1.5 + noise))
+    broad = _coherence(a, b, gain * (0.5 + noise / 4))
     mean_chroma = chroma.mean(dim=(-2, -1))
     strong = filters.ramp(scene.planes.chroma * gain, 60.0, 110.0).mean(dim=(-2, -1))
-    excess = filters.saturate((mean_chroma - 16).clamp_min(0), 28.0) + 1.5 * filters.saturate(strong, 0.25)
     cast_a, cast_b = _cast(levelled, chroma)
     cast = torch.hypot(cast_a, cast_b)
-    colour = (
-        -0.9 * distance / 40
-        - 0.7 * entropy
-        + 4.5 * coherence
-        + 2.0 * broad
-        - 1.3 * excess
-        - 2.2 * filters.saturate((cast - 3).clamp_min(0), 20.0)
-    )
+    terms = {
+        "template": -distance / 40,
+        "few hues": -entropy,
+        "coherence": coherence,
+        "broad coherence": broad,
+        "chroma": -filters.saturate((mean_chroma - 16).clamp_min(0), 28.0),
+        "strong": -filters.saturate(strong, 0.25),
+        "cast": -filters.saturate((cast - 3).clamp_min(0), 20.0),
+    }
+    colour = weighted(terms, WEIGHTS)
     masses, steps = _tones(scene)
-    tonal = 1.5 * masses + steps
+    # On the scale of colours (their median and spread over the fitting set), or what is half in colour would be beyond
+    # both of the tables that it is looked up in.
+    tonal = 7.9 + 6.6 * (1.5 * masses + steps - 1.7)
     weight = scene.color_weight
     values = {
         "template_distance": distance,
@@ -127,13 +153,11 @@ def measure(scene: Scene) -> Measured:
     }
     # Tonal harmony is another quantity: a monochrome picture is trusted less, and calibrated by its own table.
     strength = (0.5 + 0.5 * weight) * filters.ramp(scene.detail, 0.0, 0.1)
-    return Measured(weight * colour + (1 - weight) * tonal, strength, values)
+    return Measured(weight * colour + (1 - weight) * tonal, strength, values, terms)
 
 
-def _coherence(a: Tensor, b: Tensor, free: float) -> Tensor:
-    """Agreement [B] of colour in 5 x 5 px, 0-1. Disagreement of up to `free` C* is a camera's noise and costs
-    nothing.
-    """
+def _coherence(a: Tensor, b: Tensor, free: Tensor) -> Tensor:
+    """Agreement [B] of colour in 5 x 5 px, 0-1. Disagreement of up to `free` C* costs nothing: so much is noise."""
     mean = torch.hypot(filters.box(a, 2), filters.box(b, 2))
     around = filters.box(torch.hypot(a, b), 2)
     lost = (around - mean - free).clamp_min(0)
@@ -152,10 +176,10 @@ def _cast(lab: Tensor, chroma: Tensor) -> tuple[Tensor, Tensor]:
 
 def _tones(scene: Scene) -> tuple[Tensor, Tensor]:
     """Share of the variance of L* that is of large scale, and how evenly the zones follow each other; each 0-1."""
-    small = scene.planes.small[:, 0]
-    total = scene.planes.lab[:, 0].var(dim=(-2, -1), unbiased=False)
-    masses = filters.box(small, 3).var(dim=(-2, -1), unbiased=False) / (total + 4)
-    shares = scene.planes.lightness_shares.reshape(-1, 20, 10).sum(2)
+    lightness = scene.planes.levelled[:, 0]
+    total = filters.box(lightness, 1).var(dim=(-2, -1), unbiased=False)
+    masses = filters.box(lightness, 3).var(dim=(-2, -1), unbiased=False) / (total + 4)
+    shares = filters.histogram(lightness, 0.0, 100.0, 20)
     jumps = (shares[:, 1:] - shares[:, :-1]).abs().sum(1)
     return masses.clamp(0, 1), 1 - filters.saturate(jumps, 0.5)
 
@@ -163,15 +187,15 @@ def _tones(scene: Scene) -> tuple[Tensor, Tensor]:
 def evidence(values: Mapping[str, float]) -> list[str]:
     """Returns sentences on the colours, or on the tones of a monochrome picture."""
     if values["color_weight"] < 0.5:
-        scale = "broad masses" if values["tonal_masses"] > 0.6 else "small patches"
+        scale = "broad masses" if values["tonal_masses"] > 0.69 else "small patches"
         return [
             "The photograph is monochrome: judged on tonal harmony.",
             f"{values['tonal_masses']:.0%} of the variation of tone lies in {scale}.",
         ]
     name = list(TEMPLATES)[int(values["template"])]
     found = [
-        f"The hues fit an {name} template turned to {values['template_angle']:.0f} degrees "
-        f"at a cost of {values['template_distance']:.0f} degrees."
+        f"The hues come closest to {_IN_WORDS[name]} around {hue_name(values['template_angle'])} "
+        f"(template {name}; distance and width cost {values['template_distance']:.0f} degrees)."
     ]
     if values["cast"] > 8:
         found.append(f"What should be neutral leans to {hue_name(values['cast_hue'])} by {values['cast']:.0f} C*.")
@@ -190,6 +214,8 @@ def hue_name(hue: float) -> str:
 def advice(values: Mapping[str, float]) -> str:
     """Returns what to try for better harmony."""
     if values["color_weight"] < 0.5:
+        if values["tonal_masses"] > 0.76:
+            return "Let the tones pass into each other in more steps: some are crowded and their neighbours empty."
         return "Look for broader masses of tone, and let one tone lead from shadow to light."
     if values["cast"] > 8:
         return f"Set the white balance on a neutral surface: the picture leans to {hue_name(values['cast_hue'])}."
@@ -197,4 +223,6 @@ def advice(values: Mapping[str, float]) -> str:
         return "Take back the saturation: a few strong colours carry further among quiet ones."
     if values["hue_entropy"] > 0.75:
         return "Leave colours out: frame so that two or three hues remain."
+    if list(TEMPLATES)[int(values["template"])] == "i":
+        return "One hue leads already: a small accent of its opposite would answer it."
     return "Let one hue lead and answer it with its neighbour or its opposite."

@@ -12,12 +12,9 @@ width or height, so the formula does not depend on the format.
   the edge where it is highest. Both are high for a subject that is cut off.
 - lines: levelness of what is nearly level or upright, and slanting lines that lead to one place.
 
-    raw = -1.0 edges + 0.7 c placement - 2 c reach - 1.3 (0.3 + 0.7 c) crowding - 0.5 touching + 0.2 c
-          + 0.9 levelness + 0.15 convergence
-
-with c the concentration: what is said of the subject is gated by it, or edge-to-edge landscapes would be punished for
-having no single subject. The rule of thirds is measured as by Datta et al. (2006); the weights were set by hand on
-crops that cut through the middle of photographs of the fitting set.
+What is said of the subject is gated by its concentration, or edge-to-edge landscapes would be punished for having no
+single subject. The rule of thirds follows Liu, Chen, Wolf and Cohen-Or (2010), "Optimizing Photo Composition".
+The weights were set by hand on crops that cut through the middle of photographs of the fitting set.
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ from torch import Tensor
 
 from services.scorer.measures import filters
 from services.scorer.measures.planes import grid
-from services.scorer.measures.scene import Measured, Scene
+from services.scorer.measures.scene import Measured, Scene, weighted
 
 UNITS = {
     "subject_x": "share of the width",
@@ -45,6 +42,17 @@ UNITS = {
     "line_presence": "",
     "levelness": "",
     "convergence": "",
+}
+
+WEIGHTS = {
+    "edges": 1.0,
+    "placement": 0.7,
+    "reach": 2.0,
+    "crowding": 1.3,
+    "touching": 0.5,
+    "concentration": 0.2,
+    "level": 0.9,
+    "convergence": 0.15,
 }
 
 _OUTER = 0.07
@@ -65,16 +73,16 @@ def measure(scene: Scene) -> Measured:
     gate = subject.concentration
     crowding = filters.saturate((edge_share - 0.05).clamp_min(0), 0.25)
     level = lines.levelness.clamp(-1.5, 1.5) * (0.4 + 0.6 * lines.presence)
-    raw = (
-        -1.0 * activity
-        + 0.7 * gate * placement
-        - 2.0 * gate * (centre - 0.12).clamp_min(0)
-        - 1.3 * (0.3 + 0.7 * gate) * crowding
-        - 0.5 * touching
-        + 0.2 * gate
-        + 0.9 * level
-        + 0.15 * filters.saturate(lines.convergence, 0.15)
-    )
+    terms = {
+        "edges": -activity,
+        "placement": gate * placement,
+        "reach": -gate * (centre - 0.12).clamp_min(0),
+        "crowding": -(0.3 + 0.7 * gate) * crowding,
+        "touching": -touching,
+        "concentration": gate,
+        "level": level,
+        "convergence": filters.saturate(lines.convergence, 0.15),
+    }
     values = {
         "subject_x": x,
         "subject_y": y,
@@ -91,7 +99,7 @@ def measure(scene: Scene) -> Measured:
         "convergence": lines.convergence,
     }
     strength = (0.4 + 0.6 * torch.maximum(gate, lines.presence)) * filters.ramp(scene.detail, 0.0, 0.1)
-    return Measured(raw, strength, values)
+    return Measured(weighted(terms, WEIGHTS), strength, values, terms)
 
 
 def _near(distance: Tensor) -> Tensor:
@@ -169,4 +177,7 @@ def advice(values: Mapping[str, float]) -> str:
         return "Run the eye round the edges before releasing, and move until they cross as little as possible."
     if values["concentration"] < 0.25:
         return "Decide on one subject and frame it so that everything else leads to it."
+    placed = values["power_point_distance"] < 0.1 or values["third_line_distance"] < 0.06
+    if placed or values["centre_distance"] < 0.08:
+        return "The subject is placed well: let its surroundings lead to it, and quieten what stands at the edges."
     return "Move the subject's centre onto a third, or deliberately to the middle."

@@ -15,9 +15,6 @@ Inputs: levelled Lab at 64 px, L* at 256 px, linear light at 256 px for the dark
   minus lower third.
 - convergence of slanting lines to one place.
 
-    raw = 0.35 layering + 1.3 gravity + 0.45 tanh(cooling/30) - 0.7 calm + 0.25 tanh(detail/2) + 0.6 fineness
-          + 0.15 tanh(3 haze) + 0.6 c/(c + 0.15)
-
 The weights are near those of a ridge that tells 49 scenes from 130 objects of the half of the fitting set that is for
 development; haze and convergence were given more than the ridge did, since that set has few mountains and roads.
 """
@@ -30,7 +27,7 @@ import torch
 from torch import Tensor
 
 from services.scorer.measures import filters
-from services.scorer.measures.scene import Measured, Scene
+from services.scorer.measures.scene import Measured, Scene, weighted
 
 UNITS = {
     "layering": "share of the variance",
@@ -42,6 +39,17 @@ UNITS = {
     "haze_gradient": "share of full light",
     "layers": "bands",
     "convergence": "",
+}
+
+WEIGHTS = {
+    "layering": 0.35,
+    "gravity": 1.3,
+    "cooling": 0.45,
+    "ground": 0.7,
+    "detail": 0.25,
+    "fineness": 0.6,
+    "haze": 0.15,
+    "convergence": 0.6,
 }
 
 
@@ -63,16 +71,16 @@ def measure(scene: Scene) -> Measured:
     haze = _dark_channel(planes.linear)
     high = max(1, haze.shape[-2] // 3)
     haze_gradient = haze[..., :high, :].mean(dim=(-2, -1)) - haze[..., -high:, :].mean(dim=(-2, -1))
-    raw = (
-        0.35 * layering.log()
-        + 1.3 * lines.axis_share
-        + 0.45 * torch.tanh(cooling / 30)
-        - 0.7 * calm_ground
-        + 0.25 * torch.tanh(detail_gradient / 2)
-        + 0.6 * fineness
-        + 0.15 * torch.tanh(3 * haze_gradient)
-        + 0.6 * filters.saturate(lines.convergence, 0.15)
-    )
+    terms = {
+        "layering": layering.log(),
+        "gravity": lines.axis_share,
+        "cooling": torch.tanh(cooling / 30),
+        "ground": -calm_ground,
+        "detail": torch.tanh(detail_gradient / 2),
+        "fineness": fineness,
+        "haze": torch.tanh(3 * haze_gradient),
+        "convergence": filters.saturate(lines.convergence, 0.15),
+    }
     values = {
         "layering": layering,
         "gravity": lines.axis_share,
@@ -84,7 +92,8 @@ def measure(scene: Scene) -> Measured:
         "layers": _layers(lightness.mean(-1)),
         "convergence": lines.convergence,
     }
-    return Measured(raw, 0.3 + 0.7 * filters.ramp(scene.detail, 0.0, 0.2), values)
+    strength = 0.3 + 0.7 * filters.ramp(scene.detail, 0.0, 0.2)
+    return Measured(weighted(terms, WEIGHTS), strength, values, terms)
 
 
 def _log_ratio(a: Tensor, b: Tensor, floor: float) -> Tensor:

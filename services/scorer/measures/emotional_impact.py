@@ -1,8 +1,9 @@
 """emotional_impact: drama of tone, energy of colour and scale. The least certain of the eight.
 
-Inputs: Lab at 64 px, levelled: L* is stretched so that its 1st to 99th percentile spans 5 to 95, and chroma by the same
-factor. Exposure and contrast are judged by lighting; here counts what is left when they are put right. No focus feature
-is read: fine detail leaks resolution.
+Inputs: Lab at 64 px, averaged over 3 x 3 cells and levelled: L* is stretched so that its 1st to 99th percentile spans 5
+to 95 (a range below 15 as if it were 15), and chroma by the same factor. Exposure and contrast are judged by lighting;
+here counts what is left when they are put right. Nothing finer than a twentieth of the frame is read: sharpness is
+focus_sharpness's.
 
 - drama: share of the frame in shadow times share in light: both ends present at once (chiaroscuro).
 - colour energy: mean distance of a*b* from their mean, warm colours counting half as much again (Valdez and
@@ -10,7 +11,7 @@ is read: fine detail leaks resolution.
 - large-scale contrast: standard deviation of L* after blurring over an eighth of the frame.
 - scale: how much of the variation of L* is of large scale (one big gesture against many small ones).
 
-    raw = 1.0 drama + 0.8 energy/(energy + 15) + 0.9 large/(large + 15) + 0.8 scale
+The weights were set by hand.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Mapping
 import torch
 
 from services.scorer.measures import filters
-from services.scorer.measures.scene import Measured, Scene
+from services.scorer.measures.scene import Measured, Scene, weighted
 
 UNITS = {
     "drama": "",
@@ -31,11 +32,16 @@ UNITS = {
     "scale": "",
 }
 
+WEIGHTS = {"drama": 0.8, "energy": 0.5, "large": 1.2, "scale": 1.0}
+
 
 def measure(scene: Scene) -> Measured:
     """Returns the emotional impact of each picture, as far as signal tells."""
-    levelled = scene.planes.levelled
-    lightness, a, b = levelled[:, 0], levelled[:, 1], levelled[:, 2]
+    smooth = filters.box(scene.planes.small, 1)
+    low, high = filters.quantiles(filters.histogram(smooth[:, 0], 0.0, 100.0, 200), 0.0, 100.0, (0.01, 0.99))
+    gain = (90 / (high - low).clamp_min(15)).view(-1, 1, 1)
+    lightness = (smooth[:, 0] - low.view(-1, 1, 1)) * gain + 5
+    a, b = smooth[:, 1] * gain, smooth[:, 2] * gain
     dark = filters.ramp(40 - lightness, 0.0, 30.0).mean(dim=(-2, -1))
     light = filters.ramp(lightness, 60.0, 90.0).mean(dim=(-2, -1))
     drama = (4 * filters.saturate(dark, 0.25) * filters.saturate(light, 0.15)).clamp(0, 1)
@@ -43,10 +49,15 @@ def measure(scene: Scene) -> Measured:
     from_mean = torch.hypot(a - a.mean(dim=(-2, -1), keepdim=True), b - b.mean(dim=(-2, -1), keepdim=True))
     warm = 0.5 + 0.5 * torch.cos(torch.atan2(b, a) - 0.96)
     energy = (from_mean * (0.75 + 0.5 * warm)).mean(dim=(-2, -1))
-    radius = max(levelled.shape[-2:]) // 16
+    radius = max(lightness.shape[-2:]) // 16
     large = filters.box(lightness, radius).std(dim=(-2, -1), unbiased=False)
     scale = large.square() / (lightness.var(dim=(-2, -1), unbiased=False) + 4)
-    raw = 1.0 * drama + 0.8 * filters.saturate(energy, 15.0) + 0.9 * filters.saturate(large, 15.0) + 0.8 * scale
+    terms = {
+        "drama": drama,
+        "energy": filters.saturate(energy, 15.0),
+        "large": filters.saturate(large, 15.0),
+        "scale": scale,
+    }
     values = {
         "drama": drama,
         "dark_share": dark,
@@ -55,19 +66,20 @@ def measure(scene: Scene) -> Measured:
         "large_contrast": large,
         "scale": scale,
     }
-    return Measured(raw, 0.2 + 0.8 * filters.ramp(scene.detail, 0.0, 0.2), values)
+    strength = 0.2 + 0.8 * filters.ramp(scene.detail, 0.0, 0.2)
+    return Measured(weighted(terms, WEIGHTS), strength, values, terms)
 
 
 def evidence(values: Mapping[str, float]) -> list[str]:
     """Returns sentences on what moves, the most telling first."""
     found = []
-    if values["drama"] > 0.5:
+    if values["drama"] > 0.8:
         found.append(f"Deep shadow ({values['dark_share']:.0%}) stands against light ({values['light_share']:.0%}).")
     if values["large_contrast"] > 22:
         found.append(f"Strong large-scale contrast: {values['large_contrast']:.0f} L*.")
     if values["colour_energy"] > 22:
         found.append(f"The colours are full of energy: {values['colour_energy']:.0f} C*.")
-    if values["scale"] > 0.6:
+    if values["scale"] > 0.8:
         found.append("One large gesture carries the frame.")
     return found or ["Tone, colour and scale are all restrained."]
 
@@ -76,6 +88,8 @@ def advice(values: Mapping[str, float]) -> str:
     """Returns what to try for more impact."""
     if values["large_contrast"] < 16:
         return "Look for one large shape of light against dark, visible even at the size of a stamp."
-    if values["drama"] < 0.3:
+    if values["drama"] < 0.6:
         return "Come back at the edge of the day, when deep shadow and light stand side by side."
-    return "Simplify: let one gesture take more of the frame."
+    if values["scale"] < 0.73:
+        return "Simplify: let one gesture take more of the frame."
+    return "Let one colour or one tone break the quiet of the rest."

@@ -10,14 +10,7 @@ gradient energy is proportional to 1/s, so with the known width k of the re-blur
 Both are read from a base that is blurred once by the 3x3 binomial kernel, which takes away most of what JPEG changes.
 Gradients are differences of neighbours in four directions (level, upright, two diagonals). White noise of variance n
 adds a known multiple of n to the energy of each, before and after the re-blur; both are removed before the ratio,
-or noise would look like sharpness. n is the larger of two estimates, each from the flattest eighth of the blocks that
-are not clipped, where noise would be cut off:
-
-- from luma: the energy above the re-blur, unmixed from texture by the same on 2x2 means, since texture gains energy
-  with scale and white noise does not. A film's grain shows here alone.
-- from red minus green: the same energy as it is, less what follows luma, and at most all the energy of luma there. The
-  texture of fur, grass or stone is of one colour, while the noise of a sensor is of each channel's own: so noise shows
-  here that luma hides in texture, and colours that change while luma does not are no noise.
+or noise would look like sharpness (n: see `noise`).
 
 The picture is as sharp as the sharpest tenth of its blocks, weighted by energy: shallow depth of field is not punished.
 Motion blur widens edges in one direction only, so the widest of the four directions counts too.
@@ -52,16 +45,6 @@ _REBLUR = 1.0
 """Standard deviation in px of the re-blur, two passes of the 3x3 binomial kernel."""
 
 
-_RESIDUAL_GAIN = 1 / (1 - 2 * 0.25 + 0.375**2)
-"""White noise of variance one leaves 1 - 2 k(0) + sum k^2 after subtracting its blur by the 3x3 binomial kernel k."""
-
-_LUMA = 0.2126**2 + 0.7152**2 + 0.0722**2
-_LUMA_SHARE = _LUMA / (2 - (0.7152 - 0.2126) ** 2 / _LUMA)
-"""Variance of luma over that of red minus green, less what follows luma, of noise that is equal in all channels."""
-
-_COMPRESSED = 0.05
-"""Variance in red minus green, as luma, that compression leaves."""
-
 _HALF = 1000.0
 """Gradient energy at which a block counts a quarter: compression wears weak texture away, strong edges stay."""
 
@@ -69,15 +52,10 @@ _SURE = 2.0
 """Noise is removed from the sharp energy this many times over, so that an estimate that is too low leaves no
 sharpness."""
 
-_TEXTURE_GAIN = 2.5
-"""Growth of the variance of texture from 512 to 256 px that is assumed: less than most texture of the fitting set has,
-4 to 12, since texture that is taken for noise makes a picture sharper by blurring it."""
-
 
 def measure(scene: Scene) -> Measured:
     """Returns the sharpness of each picture."""
-    luma = scene.planes.luma * 255
-    variance = _noise_variance(luma, scene.planes.pixels)
+    luma, variance = scene.planes.luma, scene.noise_variance
     n = variance.view(-1, 1, 1)
     gains = _noise_gains()
     floor = 0.5 * gains[0][0] * (3.0 + n)
@@ -142,40 +120,6 @@ def _differences(x: Tensor) -> list[Tensor]:
     p = torch.cat([p[..., :1], p, p[..., -1:]], dim=-1)
     here, below = p[..., :-1, 1:-1], p[..., 1:, :]
     return [p[..., :-1, 2:] - here, below[..., 1:-1] - here, below[..., 2:] - here, below[..., :-2] - here]
-
-
-def _noise_variance(luma: Tensor, pixels: Tensor) -> Tensor:
-    """Variance [B] of white noise of luma in squared units of 1/255; `pixels` are uint8 [B, H, W, 3]."""
-    red, green, blue = pixels.permute(0, 3, 1, 2).contiguous().unbind(1)
-    most, least = torch.maximum(torch.maximum(red, green), blue), torch.minimum(torch.minimum(red, green), blue)
-    clipped = ((most >= 253) | (least <= 2)).float()
-    # Blocks with more than a tenth of their pixels clipped come last.
-    last = 1e6 * (filters.block_mean(clipped, _BLOCK).flatten(1) > 0.1)
-    fine, color = _above(luma), _above(red.float() - green.float())
-    blocks = _energy(fine * fine, _BLOCK)
-    coarse = _energy(_above(filters.block_mean(luma, 2)).square(), _BLOCK // 2)
-    where = _flattest(blocks + last)
-    # Fine variance is noise + texture; coarse (four times that of 2x2 means) is noise + _TEXTURE_GAIN * texture.
-    here, there = blocks.gather(1, where).mean(1), 4 * coarse.gather(1, where).mean(1)
-    from_luma = ((_TEXTURE_GAIN * here - there) / (_TEXTURE_GAIN - 1)).clamp_min(0).minimum(here)
-    own = _energy(color * color, _BLOCK) - _energy(fine * color, _BLOCK).square() / blocks.clamp_min(1e-3)
-    from_color = _LUMA_SHARE * own.gather(1, _flattest(own + last)).mean(1) - _COMPRESSED
-    return torch.maximum(from_luma, from_color.clamp_min(0).minimum(here))
-
-
-def _flattest(energy: Tensor) -> Tensor:
-    """Positions [B, k] of the eighth of the blocks [B, blocks] with the least energy."""
-    return energy.topk(max(1, energy.shape[1] // 8), dim=1, largest=False).indices
-
-
-def _above(x: Tensor) -> Tensor:
-    """What the 3x3 binomial kernel takes away."""
-    return x - filters.binomial(x)
-
-
-def _energy(product: Tensor, block: int) -> Tensor:
-    """Means over blocks [B, blocks], scaled so that white noise gives its variance."""
-    return filters.block_mean(product, block).flatten(1) * _RESIDUAL_GAIN
 
 
 @cache

@@ -3,8 +3,9 @@
 A picture is resampled (Lanczos) so that its long side is 512 pixels and its short side the nearest
 multiple of 16, so a few dozen shapes cover all photographs and equal shapes are batched. From it:
 
-- `luma`  [B, H, W], 0-1: gamma-coded Rec. 709 luma at 512. Only the focus measures read it: whatever
-  reads this plane changes with resolution and compression.
+- `luma`  [B, H, W], 0-255: gamma-coded luma at 512, with the weights of JPEG (ITU-R BT.601), so that what compression
+  does to colour stays out of it. Only focus and noise read it: whatever reads this plane changes with resolution
+  and compression.
 - `lab`   [B, 3, H/2, W/2]: CIELAB (D65, 2 degrees) at 256, from the mean of 2x2 pixels in linear light.
 - `small` [B, 3, H/8, W/8]: the mean of 4x4 pixels of `lab`, at 64.
 
@@ -26,6 +27,9 @@ from services.scorer.measures import filters
 
 LONG_SIDE = 512
 GRID = 16
+
+LUMA = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in the luma of ITU-R BT.601, which JPEG codes."""
 
 _WHITE = (0.95047, 1.0, 1.08883)
 _TO_XYZ = torch.tensor(
@@ -80,7 +84,7 @@ class Planes:
         self.pixels = pixels
         device = pixels.device
         # Colours stay innermost until the planes are small: the large ones are read in the order of memory.
-        self.luma = pixels.to(torch.float32) @ (torch.tensor([0.2126, 0.7152, 0.0722], device=device) / 255)
+        self.luma = pixels.to(torch.float32) @ torch.tensor(LUMA, device=device)
         batch, rows, columns, _ = pixels.shape
         linear = _LINEAR.to(device).index_select(0, pixels.reshape(-1).int())
         linear = linear.reshape(batch, rows // 2, 2, columns // 2, 2, 3)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -13,8 +13,14 @@ from torch import Tensor
 
 from services.scorer.measures import filters
 from services.scorer.measures.lines import Lines, find_lines
+from services.scorer.measures.noise import LUMA_VARIANCE, noise_variance
 from services.scorer.measures.planes import Planes
 from services.scorer.measures.subject import Subject, find_subject
+
+_CHROMA_NOISE = 0.7
+"""Root mean square C* at 256 px of noise of one level of 255 in each channel at 512 px: 0.5 on a middle grey and 0.6 on
+a dark one where it is white, and a quarter more where it was resampled, which leaves more of it than the estimate sees.
+"""
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,17 @@ class Measured:
     """[B], 0-1: how much there was to measure, which scales the confidence."""
     values: dict[str, Tensor]
     """The named sub-measures, [B] each, in the units that the module states."""
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    """What `raw` is the weighted sum of, [B] each, larger is better; empty where it is no such sum."""
+
+
+def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Returns the sum [B] of terms [B] by their weights, which have the same names."""
+    total = None
+    for name, term in terms.items():
+        total = term * weights[name] if total is None else total + term * weights[name]
+    assert total is not None
+    return total
 
 
 class Scene:
@@ -51,20 +68,33 @@ class Scene:
         return find_lines(self.planes)
 
     @cached_property
+    def noise_variance(self) -> Tensor:
+        """[B]: variance of white noise of luma, in squared units of 1/255."""
+        return noise_variance(self.planes)
+
+    @cached_property
+    def chroma_noise(self) -> Tensor:
+        """[B]: root mean square C* that noise equal in all channels makes of grey, in `lab` at 256 px."""
+        return _CHROMA_NOISE * (self.noise_variance / LUMA_VARIANCE).sqrt()
+
+    @cached_property
     def color_weight(self) -> Tensor:
         """[B], 0-1: how far a picture is in colour; 0 for black and white, sepia and any single tint.
 
         The spread of the a*b* points away from one hue: root mean square of what lies across the mean hue
-        direction or on its far side. Greys give 0, sepia below 1.5, muted colour photographs 3 and more, after
-        levelling, so that a thin exposure does not turn a colour photograph into a monochrome one.
+        direction or on its far side. Greys give 0, sepia below 1.5, muted colour photographs 3 and more: after
+        levelling, so that a thin exposure does not turn a colour photograph into a monochrome one, and less the noise,
+        which is no colour.
         """
-        a, b = self.planes.lab[:, 1].flatten(1), self.planes.lab[:, 2].flatten(1)
+        gain = self.planes.gain.clamp_max(3).unsqueeze(1)
+        a, b = self.planes.lab[:, 1].flatten(1) * gain, self.planes.lab[:, 2].flatten(1) * gain
         ma, mb = a.mean(1, keepdim=True), b.mean(1, keepdim=True)
         norm = torch.hypot(ma, mb)
         # Without a mean tint (below 2) no direction is privileged: all chroma counts as spread.
         ua, ub = ma / norm.clamp_min(2.0), mb / norm.clamp_min(2.0)
         along = (a * ua + b * ub).clamp_min(0)
-        spread = (a * a + b * b - along * along).clamp_min(0).mean(1).sqrt() * self.planes.gain.clamp_max(3)
+        noise = (self.chroma_noise * gain.squeeze(1)).square()
+        spread = ((a * a + b * b - along * along).mean(1) - noise).clamp_min(0).sqrt()
         return filters.ramp(spread, 1.5, 3.0)
 
     @cached_property

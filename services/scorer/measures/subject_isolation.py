@@ -1,18 +1,21 @@
 """subject_isolation: how clearly the subject stands out from its surroundings.
 
-Inputs: the subject map (64 px) as soft figure and ground; Lab at 64 px; L* gradients at 256 px.
+Inputs: the subject map (64 px) as soft figure and ground; Lab at 64 px; L* at 256 px.
 
 - separation: d' = |mean Lab of figure - mean Lab of ground| over their pooled standard deviation (signal detection;
   Green and Swets 1966), which is a contrast that a busy ground lowers.
-- clutter: mean gradient of the ground (the edge density of Rosenholtz et al. 2007, without its scale sum) as log2
-  of its ratio to that of the figure: neither the exposure nor the sharpness of the whole picture changes it.
-- busyness: mean gradient of levelled L* of the ground at 64 px, where a blur of the whole picture hardly shows.
-- focus gap: log2 ratio of fine detail in the figure to that in the ground (detail: L* against its 3x3 blur).
+- calm: mean gradient of levelled L* of the ground at 64 px (the edge density of Rosenholtz, Li and Nakano 2007, at one
+  scale): neither the exposure nor the fine grain of the picture changes it.
+- focus gap: log2 of the width of the ground's edges over that of the figure's, from 0 (both alike, or the ground the
+  sharper) to 3. The width is that of `focus_sharpness`, s = k / sqrt(q^2 - 1) after Zhuo and Sim (2011), from the mean
+  gradient energies of each. Widths of blurs add up in squares, so blurring the whole picture closes the gap that
+  blurring the background opens.
+- soft: log2 of what the figure's own width w adds, 1 + (w / 2 px)^2, halved: a calm ground is no merit behind a
+  subject that is itself not sharp.
 - concentration, as far as it separates: in clutter any patch is compact, but it stands out from nothing.
 - area of the subject: 4% to 45% of the frame is best.
 
-    raw = 0.5 log2(1 + d') - 0.6 clutter - 1.2 log2(1 + busyness/4) + 0.15 gap + 0.8 concentration d'/(d' + 1)
-          - 0.5 area
+The weights were set by hand on photographs of the fitting set whose background was cluttered or blurred.
 """
 
 from __future__ import annotations
@@ -23,18 +26,27 @@ import torch
 from torch import Tensor
 
 from services.scorer.measures import filters
-from services.scorer.measures.scene import Measured, Scene
+from services.scorer.measures.planes import Planes
+from services.scorer.measures.scene import Measured, Scene, weighted
 
 UNITS = {
     "subject_share": "share of the frame",
     "separation": "standard deviations",
     "colour_difference": "Lab units",
     "background_clutter": "L* a pixel",
-    "relative_clutter": "stops of gradient",
     "busyness": "L* a 64th of the frame",
-    "focus_gap": "stops of detail",
+    "figure_width": "px at 256",
+    "focus_gap": "stops of width",
     "concentration": "",
 }
+
+WEIGHTS = {"separation": 0.3, "calm": 1.6, "focus gap": 0.6, "soft": 0.9, "concentration": 0.4, "area": 0.6}
+
+_REBLUR = 1.0
+"""Standard deviation in px of the re-blur, two passes of the 3x3 binomial kernel."""
+
+_FLOOR = 0.05
+"""Mean gradient energy, in squared L* a pixel, that counts as no edge."""
 
 
 def measure(scene: Scene) -> Measured:
@@ -43,38 +55,45 @@ def measure(scene: Scene) -> Measured:
     figure = subject.map
     ground = (1 - figure).square()
     difference, separation = _separation(planes.small, figure, ground)
-    _, _, magnitude = planes.lightness_gradient
-    coarse = filters.block_mean(magnitude, 4)
-    clutter = filters.weighted_mean(coarse, ground)
-    busy = figure * (1 - figure) * 4 + figure
-    edge_floor = 0.02 * planes.lab[:, 0].std(dim=(-2, -1), unbiased=False) + 0.05
-    relative = ((clutter + edge_floor) / (filters.weighted_mean(coarse, busy) + edge_floor)).log2()
+    clutter = filters.weighted_mean(filters.block_mean(planes.lightness_gradient[2], 4), ground)
     busyness = filters.weighted_mean(torch.hypot(*filters.gradient(planes.levelled[:, 0])), ground)
-    lightness = planes.lab[:, 0]
-    fine = filters.block_mean((lightness - filters.binomial(lightness)).abs(), 4)
-    gap = ((filters.weighted_mean(fine, figure) + 0.1) / (filters.weighted_mean(fine, ground) + 0.1)).log2()
+    figure_width, ground_width = _widths(planes, (figure.square(), ground))
+    gap = (ground_width / figure_width).log2()
     share = subject.share
     area = filters.ramp(0.06 - share, 0.0, 0.05) + filters.ramp(share, 0.4, 0.7)
-    raw = (
-        0.5 * (1 + separation).log2()
-        - 0.6 * relative
-        - 1.2 * (1 + busyness / 4).log2()
-        + 0.15 * gap.clamp(-2, 4)
-        + 0.8 * subject.concentration * filters.saturate(separation, 1.0)
-        - 0.5 * area
-    )
+    terms = {
+        "separation": (1 + separation).log2(),
+        "calm": -(1 + busyness / 4).log2(),
+        "focus gap": gap.clamp(0, 3),
+        "soft": -0.5 * (1 + (figure_width / 2).square()).log2(),
+        "concentration": subject.concentration * filters.saturate(separation, 1.0),
+        "area": -area,
+    }
     values = {
         "subject_share": share,
         "separation": separation,
         "colour_difference": difference,
         "background_clutter": clutter,
-        "relative_clutter": relative,
         "busyness": busyness,
+        "figure_width": figure_width,
         "focus_gap": gap,
         "concentration": subject.concentration,
     }
     strength = (0.4 + 0.6 * subject.concentration) * filters.ramp(scene.detail, 0.0, 0.1)
-    return Measured(raw, strength, values)
+    return Measured(weighted(terms, WEIGHTS), strength, values, terms)
+
+
+def _widths(planes: Planes, weights: tuple[Tensor, Tensor]) -> list[Tensor]:
+    """Widths [B] of edges in px at 256, 0.3-8, under each of the weights [B, h, w] of 64 px."""
+    again = filters.binomial(filters.binomial(planes.lab[:, 0]))
+    before = filters.block_mean(planes.lightness_gradient[2].square(), 4)
+    right, down = filters.gradient(again)
+    after = filters.block_mean(right * right + down * down, 4)
+    found = []
+    for weight in weights:
+        q = (filters.weighted_mean(before, weight) + _FLOOR) / (filters.weighted_mean(after, weight) + _FLOOR)
+        found.append((_REBLUR / (q.square() - 1).clamp_min(1 / 64).sqrt()).clamp(0.3, 8.0))
+    return found
 
 
 def _separation(lab: Tensor, figure: Tensor, ground: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,14 +125,18 @@ def evidence(values: Mapping[str, float]) -> list[str]:
     elif clutter < 1:
         found.append(f"The background is calm: {clutter:.1f} L* a pixel.")
     if values["focus_gap"] > 1:
-        found.append(f"The subject holds {2 ** values['focus_gap']:.1f} times the fine detail of its background.")
-    elif values["focus_gap"] < -0.5:
+        found.append(f"The background's edges are {2 ** values['focus_gap']:.1f} times as wide as the subject's.")
+    elif values["focus_gap"] < -1:
         found.append("The background is sharper than the subject.")
+    if values["figure_width"] > 1.5:
+        found.append("The subject itself is not sharp.")
     return found
 
 
 def advice(values: Mapping[str, float]) -> str:
     """Returns what to try to set the subject apart."""
+    if values["focus_gap"] < -1 or values["figure_width"] > 1.5:
+        return "Put the plane of focus on the subject: nothing sets it apart while it is the softer part."
     if values["background_clutter"] > 3:
         return "Open the aperture, or move so that a plainer background lies behind the subject."
     if values["concentration"] < 0.15:

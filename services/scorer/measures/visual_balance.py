@@ -8,7 +8,7 @@ colour (Lab units) plus 12 times the subject map, after Arnheim (1974), "Art and
 - symmetry: 1 - mean |L* - mirrored L*| over the same between unrelated halves.
 - levelness of the lines near the axes: a leaning horizon tips the frame.
 
-    raw = -3.0 offset - 0.8 sides + 0.5 symmetry + 0.5 levelness (gated by the presence of lines)
+The weights were set by hand; level counts as far as there are lines to tell it from.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from services.scorer.measures import filters
 from services.scorer.measures.planes import grid
-from services.scorer.measures.scene import Measured, Scene
+from services.scorer.measures.scene import Measured, Scene, weighted
 
 UNITS = {
     "weight_x": "share of the width",
@@ -32,6 +32,8 @@ UNITS = {
     "line_presence": "",
     "levelness": "",
 }
+
+WEIGHTS = {"offset": 3.0, "sides": 0.8, "heights": 0.32, "symmetry": 0.5, "level": 0.5}
 
 
 def measure(scene: Scene) -> Measured:
@@ -53,7 +55,13 @@ def measure(scene: Scene) -> Measured:
     # Unrelated halves of a normal distribution differ by 2/sqrt(pi) of its standard deviation on average.
     symmetry = 1 - mirrored / (1.128 * spread + 1)
     level = lines.levelness.clamp(-1.5, 1.5) * (0.4 + 0.6 * lines.presence)
-    raw = -3.0 * offset - 0.8 * (left_right.abs() + 0.4 * top_bottom.abs()) + 0.5 * symmetry + 0.5 * level
+    terms = {
+        "offset": -offset,
+        "sides": -left_right.abs(),
+        "heights": -top_bottom.abs(),
+        "symmetry": symmetry,
+        "level": level,
+    }
     values = {
         "weight_x": at_x,
         "weight_y": at_y,
@@ -65,7 +73,8 @@ def measure(scene: Scene) -> Measured:
         "line_presence": lines.presence,
         "levelness": lines.levelness,
     }
-    return Measured(raw, 0.2 + 0.8 * filters.ramp(scene.detail, 0.0, 0.2), values)
+    strength = 0.2 + 0.8 * filters.ramp(scene.detail, 0.0, 0.2)
+    return Measured(weighted(terms, WEIGHTS), strength, values, terms)
 
 
 def evidence(values: Mapping[str, float]) -> list[str]:
@@ -95,4 +104,6 @@ def advice(values: Mapping[str, float]) -> str:
         return f"Answer the weight with something on the {side}, or turn the camera until it is carried."
     if abs(values["weight_y"] - 0.5) > 0.05:
         return "Move the horizon: the weight gathers in one half of the height."
-    return "Give the strongest shape a smaller counterweight on the other side."
+    if values["symmetry"] < 0.3:
+        return "Give the strongest shape a smaller counterweight on the other side."
+    return "The weight is even already: level the frame, and let its halves answer each other in shape."

@@ -20,13 +20,13 @@ def _fitted(seed: int = 1) -> Calibration:
     return fit(generator.normal(3, 2, (400, 8)), generator.normal(-1, 0.5, (300, 8)), "normal numbers")
 
 
-def test_the_median_photograph_scores_five_and_one_deviation_is_two_points() -> None:
+def test_the_median_photograph_scores_five_and_one_deviation_is_2_1_points() -> None:
     generator = np.random.default_rng(0)
     made = fit(generator.normal(3, 2, (20_000, 8)), generator.normal(-1, 0.5, (20_000, 8)), "")
     raw = np.array([3.0, 5.0, 1.0])[:, None].repeat(8, 1)
-    np.testing.assert_allclose(score(made.z(raw, np.ones(3)))[:, 0], [5, 7, 3], atol=0.1)
+    np.testing.assert_allclose(score(made.z(raw, np.ones(3)))[:, 0], [5, 7.1, 2.9], atol=0.1)
     tones = np.array([-1.0, -0.5])[:, None].repeat(8, 1)
-    np.testing.assert_allclose(score(made.z(tones, np.zeros(2)))[:, 0], [5, 7], atol=0.1)
+    np.testing.assert_allclose(score(made.z(tones, np.zeros(2)))[:, 0], [5, 7.1], atol=0.1)
 
 
 @given(st.lists(st.floats(-60, 60), min_size=2, max_size=40, unique=True))
@@ -93,6 +93,7 @@ def test_damaged_files_are_refused_with_a_sentence(tmp_path: Path) -> None:
 
 def test_the_shipped_calibration_says_what_it_was_fitted_on() -> None:
     shipped = Calibration.load()
-    assert shipped.count >= 400
-    assert "photographs" in shipped.source
+    # Half of the fitting set: the other half is what README's figures are measured on.
+    assert shipped.source.startswith("499 everyday photographs, every other one of a set")
+    assert shipped.count == 464
     assert shipped.color.shape == (len(LEVELS), len(NAMES))

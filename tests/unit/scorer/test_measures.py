@@ -13,6 +13,7 @@ from services.scorer import perturb
 from services.scorer.calibration import Calibration
 from services.scorer.dimensions import DIMENSIONS, NAMES
 from services.scorer.measures.color_harmony import hue_name
+from services.scorer.measures.noise import LUMA_VARIANCE
 from services.scorer.measures.scene import Scene
 from services.scorer.scoring import Picture, Scorer
 from tests.unit.scorer.pictures import COLOURFUL, Pixels, disc, photograph
@@ -183,7 +184,7 @@ def test_noise_is_seen_on_a_clipped_ground(ground: int, sigma: float) -> None:
     clean = disc(0.5, 0.5, radius=0.3, grey=ground, light=128)
     noisy = perturb.noise(clean, sigma, np.random.default_rng(3))
     # White and black cut the noise off; the disc shows all of it.
-    assert _values("focus_sharpness", noisy)["noise"] == pytest.approx(0.75 * sigma, rel=0.1)
+    assert _values("focus_sharpness", noisy)["noise"] == pytest.approx(LUMA_VARIANCE**0.5 * sigma, rel=0.1)
 
 
 @pytest.mark.parametrize("sigma", [8.0, 16.0, 32.0])
@@ -317,3 +318,51 @@ def test_a_landscape_is_deeper_than_a_thing_on_a_table() -> None:
     deep, flat = SCORER.score([_picture(land), _picture(disc(0.5, 0.5))])
     assert deep.values[depth] > flat.values[depth] + 2
     assert "bluer" in _evidence("depth_perspective", land)
+
+
+def test_half_a_colour_is_judged_between_its_tones_and_its_colours() -> None:
+    harmony = NAMES.index("color_harmony")
+    faded = [perturb.saturate(photograph("astronaut"), share / 100) for share in range(0, 60, 4)]
+    scenes = [_scene(pixels).color_weight.item() for pixels in faded]
+    assert any(0.2 < weight < 0.8 for weight in scenes)
+    scores = [scored.values[harmony] for scored in SCORER.score([_picture(pixels) for pixels in faded])]
+    tones = scores[0]
+    colours = next(score for score, weight in zip(scores, scenes, strict=True) if weight > 0.99)
+    assert min(tones, colours) - 0.7 <= min(scores)
+    assert max(scores) <= max(tones, colours) + 0.7
+
+
+def test_noise_and_a_thin_tint_are_no_colour() -> None:
+    grey = np.repeat(photograph("astronaut").mean(-1, keepdims=True).astype(np.uint8), 3, -1)
+    for sigma in (4.0, 8.0, 16.0):
+        assert _scene(perturb.noise(grey, sigma, np.random.default_rng(3))).color_weight.item() < 0.2
+    assert _scene(perturb.crush(_sepia(), 0.25)).color_weight.item() < 0.2
+
+
+def test_scrambled_hues_are_hardly_noise() -> None:
+    scrambled = perturb.scramble_hue(photograph("coffee"), 0, np.random.default_rng(3))
+    sigma = 16.0
+    noisy = perturb.noise(photograph("coffee"), sigma, np.random.default_rng(3))
+    assert _values("focus_sharpness", scrambled)["noise"] < 0.2 * _values("focus_sharpness", noisy)["noise"]
+
+
+@pytest.mark.parametrize("name", COLOURFUL)
+@pytest.mark.parametrize("sigma", [1.0, 2.0, 4.0])
+def test_blurring_everything_sets_no_subject_apart(name: str, sigma: float) -> None:
+    isolation = NAMES.index("subject_isolation")
+    sharp, soft = SCORER.score([_picture(photograph(name)), _picture(perturb.gaussian_blur(photograph(name), sigma))])
+    assert soft.values[isolation] <= sharp.values[isolation] + 0.5
+
+
+def test_the_focus_gap_is_opened_behind_the_subject_and_closed_by_blurring_all() -> None:
+    board = (np.indices((384, 512)) // 12).sum(0) % 2 * 120 + 60
+    y, x = np.mgrid[:384, :512]
+    inside = np.hypot(x - 256, y - 192) < 100
+    pixels = np.repeat(np.where(inside, 255 - board // 2, board).astype(np.uint8)[..., None], 3, -1)
+    behind = perturb.blur_behind(pixels, inside, 4.0)
+    gaps = [
+        _values("subject_isolation", changed)["focus_gap"]
+        for changed in (pixels, behind, perturb.gaussian_blur(behind, 6.0))
+    ]
+    assert gaps[1] > gaps[0] + 0.5
+    assert gaps[1] > gaps[2] + 0.5

@@ -218,7 +218,8 @@ def advice(values: Mapping[str, float]) -> str:
             return "Let the tones pass into each other in more steps: some are crowded and their neighbours empty."
         return "Look for broader masses of tone, and let one tone lead from shadow to light."
     if values["cast"] > 8:
-        return f"Set the white balance on a neutral surface: the picture leans to {hue_name(values['cast_hue'])}."
+        hue = hue_name(values["cast_hue"])
+        return f"Set the white balance on a neutral surface, unless the {hue} light is what the picture is about."
     if values["strong_share"] > 0.1 or values["mean_chroma"] > 35:
         return "Take back the saturation: a few strong colours carry further among quiet ones."
     if values["hue_entropy"] > 0.75:

@@ -128,9 +128,9 @@ def evidence(values: Mapping[str, float]) -> list[str]:
     """Returns sentences on the depth, the most telling first."""
     found = []
     if values["layering"] > 0.3 and values["layers"] >= 2:
-        found.append(f"{values['layers']:.0f} tonal layers lie above each other, from near to far.")
+        found.append(f"{values['layers']:.0f} bands of tone lie above each other, as near and far do.")
     if values["haze_gradient"] > 0.12:
-        found.append("Haze thickens upward, as distance does.")
+        found.append("The darkest tones of the upper third are lighter than those of the lower, as haze makes them.")
     if values["cooling"] > 15:
         found.append("The upper third is bluer than the lower, as sky and distance are.")
     if values["detail_gradient"] > 0.7:

@@ -103,7 +103,7 @@ def advice(values: Mapping[str, float]) -> str:
         side = "left" if values["weight_x"] > 0.5 else "right"
         return f"Answer the weight with something on the {side}, or turn the camera until it is carried."
     if abs(values["weight_y"] - 0.5) > 0.05:
-        return "Move the horizon: the weight gathers in one half of the height."
+        return f"Shift the frame {'down' if values['weight_y'] > 0.5 else 'up'}: the weight gathers in that half of it."
     if values["symmetry"] < 0.3:
         return "Give the strongest shape a smaller counterweight on the other side."
     return "The weight is even already: level the frame, and let its halves answer each other in shape."

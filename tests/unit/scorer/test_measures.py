@@ -366,3 +366,16 @@ def test_the_focus_gap_is_opened_behind_the_subject_and_closed_by_blurring_all()
     ]
     assert gaps[1] > gaps[0] + 0.5
     assert gaps[1] > gaps[2] + 0.5
+
+
+def _advice(dimension: str, pixels: Pixels) -> str:
+    (scores,) = SCORER.score([_picture(pixels)])
+    return scores.dimensions[NAMES.index(dimension)].advice
+
+
+def test_nobody_is_told_to_do_what_is_done_already() -> None:
+    assert "onto a third" not in _advice("composition", disc(1 / 3, 1 / 3))
+    assert "onto a third" in _advice("composition", disc(0.22, 0.83))
+    assert "Shift the frame down" in _advice("visual_balance", disc(0.5, 0.85, radius=0.1))
+    assert "Shift the frame up" in _advice("visual_balance", disc(0.5, 0.15, radius=0.1))
+    assert "horizon" not in _advice("visual_balance", disc(0.5, 0.85))

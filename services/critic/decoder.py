@@ -1,9 +1,8 @@
 """The language model of a Qwen3-VL over a pool of slots: the same arithmetic as transformers', for rows that come
 and go.
 
-The weights are those of the loaded network (the Linears that read the same input become views of one matrix, so that
-no memory is added); positions, masks and cache are explicit, and nothing depends on state of the network's modules.
-That the tokens are those of `generate` is held by tests.
+The weights are those of the loaded network; positions, masks and cache are explicit, and nothing depends on state of
+the network's modules. That the tokens are those of `generate` is held by tests.
 """
 
 from __future__ import annotations
@@ -11,14 +10,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as functional
 
 from services.critic.graphs import Record, StepGraphs
 from services.critic.kv import KvPool
-from services.critic.lora import GROUPS, Route, StackedLora
+from services.critic.language import LanguageWeights, Layer
+from services.critic.lora import Route, StackedLora
 from services.critic.model import Prompt, VisionFeatures
 from services.critic.spans import Span, spans
 
@@ -29,38 +28,6 @@ Attend = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
 and values [rows, tokens, 2 * kv_heads, head_dim], which it keeps."""
 
 _Rope = tuple[torch.Tensor, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class _Fused:
-    """Linears that read the same input, as one: weight [all outputs, inputs]."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-
-
-def _fuse(linears: Sequence[Any]) -> _Fused:
-    """Returns the Linears as one matrix, and makes each a view of its part."""
-    if len(linears) == 1:
-        return _Fused(linears[0].weight, linears[0].bias)
-    weight = torch.cat([linear.weight for linear in linears])
-    bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears])
-    start = 0
-    for linear in linears:
-        stop = start + linear.weight.shape[0]
-        linear.weight.data = weight[start:stop]
-        start = stop
-    return _Fused(weight, bias)
-
-
-@dataclass(frozen=True)
-class _Layer:
-    fused: dict[str, _Fused]
-    input_norm: torch.Tensor
-    mlp_norm: torch.Tensor
-    # Norms of query and key heads, [query heads + key heads, head_dim]: one norm for both.
-    head_norm: torch.Tensor
-    activation: Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -75,18 +42,11 @@ class _Image:
 class SlotDecoder:
     """Reads prompts into slots and writes one token a row and step. All tensors on the model's device."""
 
-    def __init__(self, network: Any, pool: KvPool) -> None:
-        config = network.config.text_config
+    def __init__(self, language: LanguageWeights, pool: KvPool) -> None:
         self.pool = pool
-        self._heads: int = config.num_attention_heads
-        self._kv_heads: int = config.num_key_value_heads
-        self._head_dim: int = config.head_dim
-        self._eps: float = config.rms_norm_eps
-        self._embed: torch.Tensor = network.model.language_model.embed_tokens.weight
-        self._rotary: Any = network.model.language_model.rotary_emb
-        self._final_norm: torch.Tensor = network.model.language_model.norm.weight
-        self._head: torch.Tensor = network.lm_head.weight
-        self._layers = [self._layer(layer) for layer in network.model.language_model.layers]
+        self._language = language
+        self._heads, self._kv_heads, self._head_dim = language.heads, language.kv_heads, language.head_dim
+        self._embed, self._eps = language.embed, language.eps
         self._device = self._embed.device
         self._on_cpu = self._device.type == "cpu"
         self._place_bytes = 2 * self._kv_heads * self._head_dim * self._embed.itemsize
@@ -98,16 +58,7 @@ class SlotDecoder:
         cos, sin = self._rope(self._embed[:1, None], every)
         self._text_rope = (cos[0, :, 0], sin[0, :, 0])
         self._graphs: StepGraphs | None = None
-        self.lora = StackedLora(widths(network), self._device, self._embed.dtype)
-
-    def _layer(self, layer: Any) -> _Layer:
-        attention = layer.self_attn
-        fused = {group: _fuse([layer.get_submodule(name) for name in names]) for group, names in GROUPS.items()}
-        heads = [attention.q_norm.weight.expand(self._heads, -1), attention.k_norm.weight.expand(self._kv_heads, -1)]
-        return _Layer(
-            fused, layer.input_layernorm.weight, layer.post_attention_layernorm.weight, torch.cat(heads),
-            layer.mlp.act_fn,
-        )  # fmt: skip
+        self.lora = StackedLora(language.widths, self._device, self._embed.dtype)
 
     def prefill(
         self, prompts: Sequence[Prompt], features: Sequence[VisionFeatures], adapters: Sequence[int | None], first: int
@@ -212,7 +163,7 @@ class SlotDecoder:
     def _rope(self, x: torch.Tensor, positions: torch.Tensor) -> _Rope:
         """Returns cosine and sine [rows, tokens, 1, head_dim] of the positions [3, rows, tokens], the first half of
         the sine negative: x * cos + (x with its halves exchanged) * sin turns x."""
-        cos, sin = (table[:, :, None] for table in self._rotary(x, positions))
+        cos, sin = (table[:, :, None] for table in self._language.rotary(x, positions))
         first, second = sin.chunk(2, -1)
         return cos, torch.cat((-first, second), -1)
 
@@ -228,10 +179,10 @@ class SlotDecoder:
         """Returns the last layer's output [rows, hidden] of the token at the place `last` of each row (None: the only
         one). Writes into `x`."""
         deepstack = image.deepstack if image is not None else []
-        for index, layer in enumerate(self._layers):
+        for index, layer in enumerate(self._language.layers):
             normed = self._normed(x).mul_(layer.input_norm)
             q, kv = self._attention_inputs(normed, index, layer, rope, route)
-            if last is not None and index == len(self._layers) - 1 and index >= len(deepstack):
+            if last is not None and index == len(self._language.layers) - 1 and index >= len(deepstack):
                 # Keys and values are wanted of all tokens, but what the layer writes of the last one alone.
                 rows = torch.arange(len(x), device=self._device)
                 q, x, last = q[rows, :, last][:, :, None], x[rows, last][:, None], None
@@ -245,7 +196,7 @@ class SlotDecoder:
         return x[:, 0] if last is None else x[torch.arange(len(x), device=self._device), last]
 
     def _attention_inputs(
-        self, x: torch.Tensor, index: int, layer: _Layer, rope: _Rope, route: Route | None
+        self, x: torch.Tensor, index: int, layer: Layer, rope: _Rope, route: Route | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns queries [rows, heads, tokens, head_dim], and keys and values [rows, tokens, 2 * kv_heads, head_dim];
         queries and keys are turned to their positions."""
@@ -263,27 +214,17 @@ class SlotDecoder:
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return x * torch.addcmul(self._eps_alone, norm, norm, value=1 / x.shape[-1]).rsqrt_()
 
-    def _linear(self, x: torch.Tensor, index: int, layer: _Layer, group: str, route: Route | None) -> torch.Tensor:
-        fused = layer.fused[group]
-        out = functional.linear(x, fused.weight, fused.bias)
+    def _linear(self, x: torch.Tensor, index: int, layer: Layer, group: str, route: Route | None) -> torch.Tensor:
+        out = layer.linears[group](x)
         self.lora.add(out, x, index, group, route)
         return out
 
     def _add(
-        self, out: torch.Tensor, x: torch.Tensor, index: int, layer: _Layer, group: str, route: Route | None
+        self, out: torch.Tensor, x: torch.Tensor, index: int, layer: Layer, group: str, route: Route | None
     ) -> None:
-        """Adds what a Linear makes of `x` to `out`: product and sum in one operation."""
-        fused = layer.fused[group]
-        out.view(-1, out.shape[-1]).addmm_(x.view(-1, x.shape[-1]), fused.weight.t())
-        if fused.bias is not None:
-            out += fused.bias
+        """Adds what a Linear makes of `x` to `out`."""
+        layer.linears[group].add(out, x)
         self.lora.add(out, x, index, group, route)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return functional.linear(self._normed(hidden).mul_(self._final_norm), self._head)
-
-
-def widths(network: Any) -> dict[str, list[int]]:
-    """Returns the number of outputs of each Linear of each group, the same in every layer."""
-    layer = network.model.language_model.layers[0]
-    return {group: [layer.get_submodule(name).out_features for name in names] for group, names in GROUPS.items()}
+        return functional.linear(self._normed(hidden).mul_(self._language.final_norm), self._language.head)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from PIL import Image
 from services.core import torchvision_shim
 from services.core.errors import ConfigurationError, InvalidArgument, InvalidImage
 from services.critic import checkpoint
+from services.critic.language import LanguageWeights
 
 torchvision_shim.install()
 
@@ -115,6 +117,11 @@ class VisionLanguageModel:
         the model's input as it is.
         """
         return 3 * int((self._max_tokens * self._side**2) ** 0.5)
+
+    @functools.cached_property
+    def language(self) -> LanguageWeights:
+        """The weights of the language model as the decoder uses them; from then on `network` may not write any more."""
+        return LanguageWeights(self.network)
 
     def vision_inputs(self, image: Image.Image, key: str) -> VisionInputs:
         """Returns the photograph (mode RGB) as patches; `key` tells one photograph from another.

@@ -80,7 +80,7 @@ class Writer:
             layers=config.num_hidden_layers, slots=options.slots, kv_heads=config.num_key_value_heads,
             max_tokens=options.max_tokens, head_dim=config.head_dim, device=model.device, dtype=model.dtype,
         )  # fmt: skip
-        self.decoder = SlotDecoder(model.network, self.pool)
+        self.decoder = SlotDecoder(model.language, self.pool)
         self.vision = VisionCache(options.vision_cache_bytes)
         self.grammar = JsonGrammar(model.tokenizer, config.vocab_size, model.end_ids)
         self.adapters: dict[str, int] = {}

@@ -8,7 +8,8 @@ exactly the same number of tokens. CPU seconds of the whole process are compared
 the machine do not count; the ways take turns in one run, and the ratios are what to look at.
 
 sequential: `generate`, one request after another. static: `generate` over batches in order of arrival, padded on the
-left, each as long as its longest request. engine: all requests handed in at once.
+left, each as long as its longest request. engine: all requests handed in at once. ceiling: the matrix products of the
+language model alone, with all slots always taken: no attention, no norms, no choice of tokens, no photograph.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from services.critic.model import Prompt, VisionLanguageModel
 from services.critic.sampling import SamplingParams
 from services.critic.slots import SlotEngine
 from services.critic.writer import EngineOptions
+from tests.bench.products import products_seconds
 from tests.fakes.critic import photograph, random_adapter, random_model
 
 SHAPES: Final = ((160, 120), (120, 160), (144, 144))
@@ -47,15 +49,18 @@ TEXT_TOKENS: Final = 60
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens a CPU-second of each way, and the engine's ratio to the others."""
+    """Tokens a CPU-second of each way, the engine's ratio to the others, and the ceiling's to one after another."""
 
     lengths: str
     slots: int
     sequential: float
     static: float
     engine: float
+    ceiling: float
     to_sequential: float
     to_static: float
+    to_ceiling: float
+    ceiling_to_sequential: float
 
 
 @dataclass(frozen=True)
@@ -153,19 +158,23 @@ def by_generate(model: VisionLanguageModel, requests: Sequence[Request], rows: i
     return time.process_time() - began
 
 
-def speed(model: VisionLanguageModel, count: int, slots: int, rounds: int, *, equal: bool) -> Speed:
-    """Returns the median over `rounds` in which the three ways take turns."""
+def speed(
+    model: VisionLanguageModel, plain: VisionLanguageModel, count: int, slots: int, rounds: int, *, equal: bool
+) -> Speed:
+    """Returns the median over `rounds` in which the ways take turns; `plain` is the model that transformers runs."""
     requests = workload(model, count, equal=equal)
     # One after another is the same for any number: a quarter of them tells its speed.
     few = requests[: max(4, count // 4)]
     tokens = sum(request.tokens for request in requests)
-    found: dict[str, list[float]] = {"sequential": [], "static": [], "engine": []}
+    found: dict[str, list[float]] = {"sequential": [], "static": [], "engine": [], "ceiling": []}
+    read = [len(request.prompt.token_ids) for request in requests]
     for _ in range(rounds):
-        found["sequential"].append(sum(request.tokens for request in few) / by_generate(model, few, 1))
-        found["static"].append(tokens / by_generate(model, requests, slots))
+        found["sequential"].append(sum(request.tokens for request in few) / by_generate(plain, few, 1))
+        found["static"].append(tokens / by_generate(plain, requests, slots))
         seconds, done, _ = asyncio.run(by_engine(model, requests, slots))
         assert sum(len(one.tokens) for one in done) == tokens
         found["engine"].append(tokens / seconds)
+        found["ceiling"].append(tokens / products_seconds(model.language, read, -(-tokens // slots), slots))
     middle = {way: statistics.median(values) for way, values in found.items()}
     return Speed(
         "equal" if equal else "mixed",
@@ -173,6 +182,8 @@ def speed(model: VisionLanguageModel, count: int, slots: int, rounds: int, *, eq
         **{way: round(value, 1) for way, value in middle.items()},
         to_sequential=round(middle["engine"] / middle["sequential"], 2),
         to_static=round(middle["engine"] / middle["static"], 2),
+        to_ceiling=round(middle["engine"] / middle["ceiling"], 2),
+        ceiling_to_sequential=round(middle["ceiling"] / middle["sequential"], 2),
     )
 
 
@@ -284,14 +295,19 @@ def main() -> None:
 
 
 def _speeds(model: VisionLanguageModel, arguments: argparse.Namespace) -> list[Any]:
-    print(f"{'lengths':8}{'slots':>6}{'sequential':>12}{'static':>9}{'engine':>9}   engine to sequential, to static")
+    plain = random_model(arguments.size)
+    print(
+        f"{'lengths':8}{'slots':>6}{'sequential':>12}{'static':>9}{'engine':>9}{'ceiling':>9}"
+        "   engine to sequential, to static, to ceiling; ceiling to sequential"
+    )
     speeds = []
     for slots in arguments.slots:
         for equal in (False, True):
-            one = speed(model, arguments.requests, slots, arguments.rounds, equal=equal)
+            one = speed(model, plain, arguments.requests, slots, arguments.rounds, equal=equal)
             print(
                 f"{one.lengths:8}{one.slots:6}{one.sequential:12.0f}{one.static:9.0f}{one.engine:9.0f}"
-                f"   {one.to_sequential:.1f} x, {one.to_static:.2f} x",
+                f"{one.ceiling:9.0f}   {one.to_sequential:.1f} x, {one.to_static:.2f} x, {one.to_ceiling:.2f}; "
+                f"{one.ceiling_to_sequential:.1f} x",
                 flush=True,
             )
             speeds.append(asdict(one))

@@ -159,10 +159,12 @@ def sha256(content: bytes) -> str:
 
 def thumbnail_jpeg(image: Image.Image, long_side: int = 256) -> bytes:
     """Returns a JPEG without metadata whose longer side is at most `long_side` pixels; never enlarged."""
-    small = image.convert("RGB")
-    small.thumbnail((long_side, long_side), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    scale = min(1.0, long_side / max(image.size))
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    # Reduced by boxes first, as Pillow makes thumbnails of itself: a fifth of the time of the best filter.
+    small = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
     # A fresh picture, so that nothing of the file's own metadata (place, owner) travels along.
-    clean = Image.new("RGB", small.size)
+    clean = Image.new("RGB", size)
     clean.paste(small)
     buffer = io.BytesIO()
     clean.save(buffer, "JPEG", quality=85, optimize=True)

@@ -51,8 +51,8 @@ def ceiling(encoder: Encoder, contents: list[bytes]) -> Figures:
 
 
 async def rate(process: ServiceProcess, content: bytes, concurrency: int, seconds: float) -> Figures:
-    """Returns photographs a second, CPU milliseconds of the service and the median latency of a closed loop of clients,
-    each photograph a new one."""
+    """Returns photographs a second, CPU milliseconds of the service and of the clients, which share the cores with it,
+    and the median latency of a closed loop of clients, each photograph a new one."""
     fresh = different(content, 1_000_000, salt=os.urandom(4))
     times: list[float] = []
     async with _embed(process) as embed:
@@ -64,11 +64,12 @@ async def rate(process: ServiceProcess, content: bytes, concurrency: int, second
 
         await client(time.perf_counter() + 0.5)
         times.clear()
-        begun, cpu = time.perf_counter(), process.cpu_seconds()
+        begun, cpu, own = time.perf_counter(), process.cpu_seconds(), time.process_time()
         await asyncio.gather(*(client(begun + seconds) for _ in range(concurrency)))
         return {
             "per_s": len(times) / (time.perf_counter() - begun),
             "cpu_ms": (process.cpu_seconds() - cpu) * 1e3 / len(times),
+            "clients_ms": (time.process_time() - own) * 1e3 / len(times),
             "median_ms": statistics.median(times),
         }
 
@@ -114,6 +115,9 @@ def measure_served(encoder: Encoder, settings: EmbedderSettings, seconds: float,
                     for title, found in of_round.items():
                         found["of_ceiling"] = found["per_s"] / alone["per_s"]
                         found["of_ceiling_in_cpu"] = alone["cpu_ms"] / found["cpu_ms"]
+                        # What is left of the cores for the service when the clients have had their share.
+                        clients = found["clients_ms"] / 1e3 / available_cpus()
+                        found["of_ceiling_beside_clients"] = found["per_s"] * (1 / alone["per_s"] + clients)
                         figures.setdefault(title, []).append(found)
     return medians(figures)
 

@@ -6,9 +6,11 @@ never in a warning, another exception or a decoded bomb. All functions may be ca
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
+import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +88,10 @@ class ImageLimits:
 
 
 DEFAULT_LIMITS: Final = ImageLimits()
+LARGE: Final = 16_000_000
+"""Pixels held in memory beyond which photographs are decoded one at a time: with its transparency laid over white the
+largest takes half a gigabyte, and threads enough to keep all cores busy would take that many of them."""
+_one_large: Final = threading.Lock()
 
 
 def decode(content: bytes, *, short_side: int | None = None, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
@@ -117,8 +123,9 @@ def decode(content: bytes, *, short_side: int | None = None, limits: ImageLimits
             reason="IMAGE_TOO_LARGE",
         )
     try:
-        image.load()
-        return pixels.upright_srgb(image)
+        with _one_large if held > LARGE else contextlib.nullcontext():
+            image.load()
+            return pixels.upright_srgb(image)
     except MemoryError as error:
         raise InvalidImage(
             "The photograph does not fit into the memory; send a smaller copy.", reason="IMAGE_TOO_LARGE"

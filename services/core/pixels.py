@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms
+from PIL import Image, ImageChops, ImageCms
 
 # The greatest colour profile that is applied; those of printing presses have about 3 MiB.
 MAX_PROFILE_BYTES: Final = 8 * 1024 * 1024
@@ -37,9 +37,8 @@ def upright_srgb(image: Image.Image) -> Image.Image:
     colour, alpha = _split_alpha(_eight_bits(image))
     rgb = _srgb(colour, profile if isinstance(profile, bytes) else None)
     if alpha is not None:
-        white = Image.new("RGB", rgb.size, "white")
-        white.paste(rgb, mask=alpha)
-        rgb = white
+        # Into the colours, which are a copy, where they do not show: a second picture would take as much memory again.
+        rgb.paste("white", mask=ImageChops.invert(alpha))
     return rgb.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else rgb
 
 

@@ -10,6 +10,7 @@ import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from services.core import images
+from services.core import images, pixels
 from services.core.errors import InvalidImage
 
 
@@ -376,23 +377,62 @@ def test_nothing_is_printed_for_bad_files(tmp_path: Path) -> None:
     assert ended.stdout + ended.stderr == ""
 
 
+# Not resource's ru_maxrss, which a new process takes over from the one that started it.
+DECODED: Final = """
+import pathlib, re, sys
+from services.core import images, pixels
+def greatest():
+    return int(re.search(r"VmHWM:\\s*(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
+content = pathlib.Path(sys.argv[1]).read_bytes()
+before = greatest()
+image = images.decode(content, short_side=672)
+print(image.height, *image.getpixel((300, 300)), greatest() - before)
+"""
+
+
+def decoded_alone(path: Path) -> tuple[int, list[int], int]:
+    """Returns height, a pixel, and the kilobytes that decoding a file took, in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", DECODED, str(path)], capture_output=True, text=True, check=True)
+    height, *colour, kilobytes = map(int, done.stdout.split())
+    return height, colour, kilobytes
+
+
 def test_a_large_jpeg_takes_the_memory_of_what_is_kept_of_it(tmp_path: Path) -> None:
-    """48 million pixels are 144 MB whole; at an eighth of the size they are 2."""
-    (tmp_path / "large.jpg").write_bytes(saved(Image.linear_gradient("L").convert("RGB").resize((8485, 5657)), "JPEG"))
-    program = (
-        "import pathlib, resource, sys\n"
-        "from services.core import images\n"
-        "content = pathlib.Path(sys.argv[1]).read_bytes()\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "image = images.decode(content, short_side=672)\n"
-        "print(image.height, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "large.jpg")], capture_output=True, text=True, check=True
-    )
-    height, kilobytes = map(int, done.stdout.split())
+    """48 million pixels are 192 MB whole; at an eighth of the size they are 3."""
+    path = tmp_path / "large.jpg"
+    path.write_bytes(saved(Image.linear_gradient("L").convert("RGB").resize((8485, 5657)), "JPEG"))
+    height, _, kilobytes = decoded_alone(path)
     assert height == 708
     assert kilobytes < 20_000
+
+
+def test_what_lies_over_white_takes_no_second_picture_of_memory(tmp_path: Path) -> None:
+    """16 million pixels with transparency: 64 MB as they are, 64 in colours alone, and 16 each way of the alpha."""
+    path = tmp_path / "large.png"
+    path.write_bytes(saved(Image.new("RGBA", (4000, 4000), (10, 200, 30, 128)), "PNG"))
+    _, colour, kilobytes = decoded_alone(path)
+    assert colour == [132, 227, 142]
+    assert kilobytes < 180_000
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_large_photographs_are_decoded_one_at_a_time(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = saved(gradient(), "PNG")
+    monkeypatch.setattr(images, "LARGE", 0 if large else 64 * 48)
+    free: list[bool] = []
+
+    def look(image: Image.Image) -> Image.Image:
+        free.append(images._one_large.acquire(blocking=False))
+        if free[-1]:
+            images._one_large.release()
+        return image
+
+    monkeypatch.setattr(pixels, "upright_srgb", look)
+    images.decode(content)
+    assert free == [not large]
+    with pytest.raises(InvalidImage):
+        images.decode(content[:100])
+    assert not images._one_large.locked()
 
 
 # The rest -----------------------------------------------------------------------------------------------------

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 import grpc
 import grpc.aio
@@ -16,6 +19,7 @@ from google.rpc import status_pb2
 from grpc_status import rpc_status
 
 from services.core import errors, telemetry
+from services.core.admission import ByteBudget
 from services.core.metrics import RPC_IN_FLIGHT, RPC_SECONDS
 
 log = logging.getLogger("mondrian.rpc")
@@ -30,13 +34,29 @@ _QUIET: Final = (
     "/inference.GRPCInferenceService/ServerReady",
     "/inference.GRPCInferenceService/ModelReady",
 )
+# A listing has a place beside any number of photographs.
+_LIGHT_BYTES: Final = 64 * 1024
 
 Context = grpc.aio.ServicerContext[Any, Any]
-T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Received:
+    """A request as it came: the message, or why its bytes are none, and how many they are."""
+
+    message: Any
+    size: int
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every handler: MondrianError -> its row of the table, anything else -> INTERNAL with a request id."""
+    """Wraps every handler: MondrianError -> its row of the table, anything else -> INTERNAL with a request id.
+
+    What does not fit into the budget of bytes beside the requests that are being answered is refused. Streams of
+    requests are not counted here: who reads them knows when one is done with.
+    """
+
+    def __init__(self, budget: ByteBudget) -> None:
+        self._budget = budget
 
     async def intercept_service(
         self,
@@ -58,7 +78,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if behaviour is not None:
                 make = getattr(grpc, f"{kind}_rpc_method_handler")
                 wrapped: grpc.RpcMethodHandler[Any, Any] = make(
-                    wrap(_reading(behaviour, handler.request_streaming), method),
+                    wrap(behaviour, method, self._budget),
                     _lenient(handler.request_deserializer),
                     handler.response_serializer,
                 )
@@ -122,11 +142,12 @@ class _Call:
         await self.context.abort(rich.code, rich.details, trailing)
 
 
-def _unary(behaviour: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Awaitable[Any]]:
+def _unary(behaviour: Callable[..., Awaitable[Any]], method: str, budget: ByteBudget) -> Callable[..., Awaitable[Any]]:
     async def call(request: Any, context: Context) -> Any:
         with _Call(method, context) as this:
             try:
-                response = await behaviour(request, context)
+                with _counted(request, budget):
+                    response = await behaviour(_readable(request), context)
             except grpc.aio.AbortError:
                 this.done()
                 raise
@@ -139,14 +160,17 @@ def _unary(behaviour: Callable[..., Awaitable[Any]], method: str) -> Callable[..
     return call
 
 
-def _stream(behaviour: Callable[..., AsyncIterator[Any]], method: str) -> Callable[..., AsyncIterator[Any]]:
+def _stream(
+    behaviour: Callable[..., AsyncIterator[Any]], method: str, budget: ByteBudget
+) -> Callable[..., AsyncIterator[Any]]:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         with _Call(method, context) as this:
             responses: AsyncIterator[Any] | None = None
             try:
-                responses = behaviour(request, context)
-                async for response in responses:
-                    yield response
+                with _counted(request, budget):
+                    responses = behaviour(_readable(request), context)
+                    async for response in responses:
+                        yield response
             except grpc.aio.AbortError:
                 this.done()
                 raise
@@ -163,7 +187,12 @@ def _stream(behaviour: Callable[..., AsyncIterator[Any]], method: str) -> Callab
     return call
 
 
-def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+def _counted(request: Any, budget: ByteBudget) -> AbstractContextManager[None]:
+    heavy = isinstance(request, _Received) and request.size > _LIGHT_BYTES
+    return budget.hold(request.size) if heavy else contextlib.nullcontext()
+
+
+def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], _Received] | None:
     """Returns a deserializer that gives the error where the bytes are no message.
 
     What it raised would end the call in the library: with UNKNOWN, uncounted, and a trace in the log for each.
@@ -171,35 +200,35 @@ def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], An
     if deserialize is None:
         return None
 
-    def read(content: bytes) -> Any:
+    def read(content: bytes) -> _Received:
         try:
-            return deserialize(content)
+            return _Received(deserialize(content), len(content))
         except DecodeError as error:
-            return error
+            return _Received(error, len(content))
 
     return read
 
 
-def _reading(behaviour: Callable[..., T], many: bool) -> Callable[..., T]:
-    """Returns a handler that ends a call whose bytes are no message with INVALID_ARGUMENT; `many` have a stream."""
+def _readable(request: Any) -> Any:
+    """Returns the message of a request, or a stream of the messages of many.
 
-    def begin(request: Any, context: Context) -> T:
-        return behaviour(_each(request) if many else _readable(request), context)
-
-    return begin
+    Raises:
+        InvalidArgument: the bytes are no message; of many, when it is their turn.
+    """
+    if isinstance(request, AsyncIterator):
+        return _each(request)
+    if not isinstance(request, _Received):
+        return request
+    if isinstance(request.message, DecodeError):
+        raise errors.InvalidArgument(
+            "The request's bytes are no message of this rpc; make the client's stubs from this version's protos."
+        )
+    return request.message
 
 
 async def _each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
     async for request in requests:
         yield _readable(request)
-
-
-def _readable(request: Any) -> Any:
-    if isinstance(request, DecodeError):
-        raise errors.InvalidArgument(
-            "The request's bytes are no message of this rpc; make the client's stubs from this version's protos."
-        )
-    return request
 
 
 def _text(context: Context) -> dict[str, str]:

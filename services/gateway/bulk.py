@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -10,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from mondrian.gateway.v1 import gateway_pb2
 from mondrian.types.v1 import types_pb2
 
+from services.core.admission import ByteBudget
 from services.core.errors import Draining, InvalidArgument, MondrianError, internal_status, reason_of, status_of
 from services.gateway.modes import MAX_KEY_CHARS
 
@@ -19,10 +21,14 @@ Analyze = Callable[[gateway_pb2.AnalyzeRequest], Awaitable[gateway_pb2.AnalyzeRe
 
 
 class Bulk:
-    """Answers a stream of requests by `analyze`, at most `in_flight` at once, until `leaving` is set."""
+    """Answers a stream of requests by `analyze`, at most `in_flight` at once, until `leaving` is set.
 
-    def __init__(self, analyze: Analyze, in_flight: int, leaving: asyncio.Event) -> None:
+    All streams share the `budget`: a request that it has no room for waits, and its stream is not read on meanwhile.
+    """
+
+    def __init__(self, analyze: Analyze, in_flight: int, budget: ByteBudget, leaving: asyncio.Event) -> None:
         self._analyze = analyze
+        self._budget = budget
         self._leaving = leaving
         # A place is held from before a request is read until its result is written: neither a client that only
         # sends nor one that does not read can fill the gateway's memory.
@@ -58,7 +64,11 @@ class Bulk:
             async with asyncio.TaskGroup() as group:
                 await self._places.acquire()
                 async for request in self._until_leaving(requests):
-                    group.create_task(self._item(request))
+                    size = len(request.request.image.content)
+                    await self._budget.acquire(size)
+                    # Given back whatever becomes of the item, even before it has begun.
+                    item = group.create_task(self._item(request))
+                    item.add_done_callback(functools.partial(self._make_room, size))
                     await self._places.acquire()
         except* MondrianError as broken:
             # Items never raise, so it is what ended the reading: a request that is no message.
@@ -84,6 +94,9 @@ class Bulk:
                 yield request
         finally:
             leaving.cancel()
+
+    def _make_room(self, size: int, item: asyncio.Task[None]) -> None:
+        self._budget.release(size)
 
     async def _item(self, request: gateway_pb2.AnalyzeBatchRequest) -> None:
         self._ready.put_nowait(await self._result(request))

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 
+from services.core.admission import ByteBudget
 from services.core.interceptors import REQUEST_ID
 from services.core.tokens import Metadata
 from services.gateway.admission import Admission
@@ -35,6 +36,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self._admission = Admission(settings.max_in_flight)
         self._leaving = asyncio.Event()
         self._bulk_permits = asyncio.Semaphore(settings.max_batch_in_flight)
+        self._bulk_bytes = ByteBudget(settings.max_bytes_in_flight)
 
     async def Analyze(self, request: gateway_pb2.AnalyzeRequest, context: Context) -> gateway_pb2.AnalyzeResponse:
         """Returns the answer of a mode, whole."""
@@ -63,7 +65,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             async with self._bulk_permits:
                 return await self._analysis(request, context, patient=True).answer()
 
-        results = Bulk(analyze, self._settings.batch_in_flight, self._leaving).results(request_iterator)
+        results = Bulk(analyze, self._settings.batch_in_flight, self._bulk_bytes, self._leaving).results(
+            request_iterator
+        )
         async with contextlib.aclosing(results):
             async for result in results:
                 yield result

@@ -184,6 +184,23 @@ async def test_bytes_that_are_no_message_are_the_callers_fault_and_leave_no_trac
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
+async def test_requests_too_large_to_be_answered_together_are_refused_at_once(toy: Toy) -> None:
+    settings = ServiceSettings.load(port=0, drain_s=0, max_bytes_in_flight=1_000_000)
+    photograph = critic_pb2.CritiqueRequest()
+    photograph.image.content = bytes(600_000)
+    async with running(toy, settings) as address, grpc.aio.insecure_channel(address, channel_options()) as channel:
+        stub = critic_pb2_grpc.CriticServiceStub(channel)
+        first = stub.Critique(photograph)
+        await toy.servicer.entered.wait()
+        with pytest.raises(grpc.aio.AioRpcError, match="try again") as caught:
+            await stub.Critique(photograph)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        small = stub.Critique(critic_pb2.CritiqueRequest())
+        toy.servicer.release.set()
+        assert (await first).text == (await small).text == "done"
+        assert (await stub.Critique(photograph)).text == "done"
+
+
 async def test_a_stream_that_is_cancelled_closes_its_handler(toy: Toy, channel: grpc.aio.Channel) -> None:
     call = critic_pb2_grpc.CriticServiceStub(channel).StreamCritique(critic_pb2.StreamCritiqueRequest())
     await call.read()

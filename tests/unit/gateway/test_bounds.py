@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mondrian.gateway.v1 import gateway_pb2
 
+from services.core.admission import ByteBudget
 from services.core.errors import Draining, InvalidArgument, Overloaded
 from services.gateway.admission import Admission
 from services.gateway.bulk import Bulk
@@ -68,7 +69,9 @@ def test_every_request_of_a_batch_gets_exactly_its_own_result(fates: list[str], 
             yield gateway_pb2.AnalyzeBatchRequest(key=str(number), request=request)
 
     async def run() -> list[gateway_pb2.AnalyzeBatchResponse]:
-        return [result async for result in Bulk(analyze, in_flight, asyncio.Event()).results(requests())]
+        return [
+            result async for result in Bulk(analyze, in_flight, ByteBudget(100), asyncio.Event()).results(requests())
+        ]
 
     results = {result.key: result for result in asyncio.run(run())}
     assert sorted(results, key=int) == [str(number) for number in range(len(fates))]
@@ -93,7 +96,7 @@ async def test_a_batch_whose_reader_does_not_read_stops_reading_too() -> None:
             taken += 1
             yield gateway_pb2.AnalyzeBatchRequest(key=str(taken))
 
-    results = Bulk(analyze, 3, asyncio.Event()).results(requests())
+    results = Bulk(analyze, 3, ByteBudget(100), asyncio.Event()).results(requests())
     await anext(results)
     for _ in range(100):
         await asyncio.sleep(0)
@@ -122,7 +125,7 @@ async def test_a_batch_that_breaks_off_cancels_what_is_in_flight() -> None:
         yield gateway_pb2.AnalyzeBatchRequest(key="quick", request=gateway_pb2.AnalyzeRequest(advisor="quick"))
         await asyncio.Event().wait()
 
-    results = Bulk(analyze, 3, asyncio.Event()).results(requests())
+    results = Bulk(analyze, 3, ByteBudget(100), asyncio.Event()).results(requests())
     assert (await anext(results)).key == "quick"
     await results.aclose()
     assert cancelled.is_set()
@@ -140,7 +143,7 @@ async def test_a_batch_ends_well_when_the_process_leaves() -> None:
         reading_on.set()
         await asyncio.Event().wait()
 
-    results = Bulk(analyze, 3, leaving).results(requests())
+    results = Bulk(analyze, 3, ByteBudget(100), leaving).results(requests())
     first = asyncio.ensure_future(anext(results))
     await reading_on.wait()
     leaving.set()
@@ -197,3 +200,32 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.critic == "critic.mondrian.svc:50052"
     assert (settings.port, settings.embedder, settings.scorer) == (50050, "127.0.0.1:50051", "127.0.0.1:50053")
     assert [settings.deadline_s(mode) for mode in PARTS] == [15.0, 7.5, 30.0, 90.0]
+
+
+async def test_photographs_too_large_to_be_in_flight_together_take_turns() -> None:
+    held: list[int] = []
+
+    async def analyze(request: gateway_pb2.AnalyzeRequest) -> gateway_pb2.AnalyzeResponse:
+        held.append(budget.held)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return gateway_pb2.AnalyzeResponse()
+
+    async def requests() -> AsyncIterator[gateway_pb2.AnalyzeBatchRequest]:
+        for size in (60, 60, 30, 200, 1):
+            request = gateway_pb2.AnalyzeBatchRequest(key=str(size))
+            request.request.image.content = bytes(size)
+            yield request
+
+    budget = ByteBudget(100)
+    both = [
+        asyncio.ensure_future(_all(Bulk(analyze, 5, budget, asyncio.Event()).results(requests()))) for _ in range(2)
+    ]
+    assert [len(results) for results in await asyncio.gather(*both)] == [5, 5]
+    # The one of 200 is let in alone.
+    assert max(size for size in held if size != 200) <= 100
+    assert budget.held == 0
+
+
+async def _all(results: AsyncIterator[gateway_pb2.AnalyzeBatchResponse]) -> list[gateway_pb2.AnalyzeBatchResponse]:
+    return [result async for result in results]

@@ -17,9 +17,9 @@ from services.scorer.measures.noise import LUMA_VARIANCE, noise_variance
 from services.scorer.measures.planes import Planes
 from services.scorer.measures.subject import Subject, find_subject
 
-_CHROMA_NOISE = 0.7
-"""Root mean square C* at 256 px of noise of one level of 255 in each channel at 512 px: 0.5 on a middle grey and 0.6 on
-a dark one where it is white, and a quarter more where it was resampled, which leaves more of it than the estimate sees.
+_CHROMA_NOISE = 0.55
+"""Root mean square C* at 256 px of white noise of one level of 255 in each channel at 512 px: 0.5 on a middle grey, 0.6
+on a dark one.
 """
 
 

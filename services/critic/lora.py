@@ -13,6 +13,7 @@ by blocks  all rows are multiplied by the matrices of all adapters, and a mask k
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,41 +58,42 @@ _Pair = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class _Stack:
-    """One group of one layer: A [slots + 1, members * rank, inputs], and B times the scaling [slots + 1,
-    members * rank, outputs of the whole group], zero outside each member's own columns. The last slot is all zero:
-    the base model's."""
+    """One group of one layer: A [members, slots, rank, inputs], and for each member B times the scaling
+    [slots, rank, outputs]."""
 
     a: torch.Tensor
-    b: torch.Tensor
+    b: tuple[torch.Tensor, ...]
 
     @property
     def nbytes(self) -> int:
         """Returns the size in bytes."""
-        return sum(t.numel() * t.element_size() for t in (self.a, self.b))
+        return sum(t.numel() * t.element_size() for t in (self.a, *self.b))
 
-    def of(self, slots: torch.Tensor) -> _Pair:
-        """Returns the matrices of some slots, A transposed."""
-        return self.a[slots].transpose(1, 2), self.b[slots]
+    def columns(self) -> list[slice]:
+        """Returns where the outputs of each member stand among those of the group."""
+        ends = list(itertools.accumulate(b.shape[2] for b in self.b))
+        return [slice(end - b.shape[2], end) for end, b in zip(ends, self.b, strict=True)]
 
 
 @dataclass(frozen=True)
 class Route:
-    """Which adapter each row uses in one pass. By blocks: the mask [rows * tokens, slots + 1, 1]. By rows: what
-    returns, for a (layer, group), A [rows, inputs, n * rank] and B [rows * m, n * rank / m, outputs / m]: of whole rows
-    n members and m = 1, of pieces n = m of them."""
+    """Which adapter each row uses in one pass, by one of these.
+
+    `blocks`: the mask [rows * tokens, 1, slots, 1]. `chosen`: for each row its slot, and 1 or, for the base model, 0.
+    `copies`: for a (layer, group) the rows' own A [rows, inputs, pieces * rank] and B [rows * pieces, rank, outputs of
+    a piece].
+    """
 
     blocks: torch.Tensor | None = None
-    rows: Callable[[tuple[int, str]], _Pair] | None = None
+    chosen: _Pair | None = None
+    copies: Callable[[tuple[int, str]], _Pair] | None = None
 
 
 def stacked_elements(adapter: AdapterWeights, shapes: Mapping[str, tuple[int, int]]) -> int:
     """Returns how many numbers an adapter's slot takes in stacks of its own rank; `shapes` are the (outputs, inputs) of
     each Linear within a layer."""
     places = {(layer, _GROUP[name]) for layer, name in adapter.matrices}
-    per_group = {
-        group: len(names) * (shapes[names[0]][1] + sum(shapes[name][0] for name in names))
-        for group, names in GROUPS.items()
-    }
+    per_group = {group: sum(sum(shapes[name]) for name in names) for group, names in GROUPS.items()}
     return adapter.rank * sum(per_group[group] for _, group in places)
 
 
@@ -137,7 +139,7 @@ class StackedLora:
             if one is not None:
                 self._fill(stacks, number, one)
         self._slots, self._rank, self._stacks = slots, rank, stacks
-        self._slot_bytes = sum(stack.nbytes for stack in stacks.values()) // (len(slots) + 1)
+        self._slot_bytes = sum(stack.nbytes for stack in stacks.values()) // len(slots)
         self.version += 1
         return slot
 
@@ -162,28 +164,27 @@ class StackedLora:
             for (layer, name), pair in adapter.matrices.items()
         }
 
-        def zeros(group: str, width: int) -> torch.Tensor:
-            height = len(GROUPS[group]) * rank
-            return torch.zeros(slots + 1, height, width, device=self.device, dtype=self._dtype)
+        def zeros(*shape: int) -> torch.Tensor:
+            return torch.zeros(shape, device=self.device, dtype=self._dtype)
 
         return {
-            (layer, group): _Stack(zeros(group, width), zeros(group, sum(self._widths[group])))
+            (layer, group): _Stack(
+                zeros(len(GROUPS[group]), slots, rank, width),
+                tuple(zeros(slots, rank, outputs) for outputs in self._widths[group]),
+            )
             for (layer, group), width in inputs.items()
         }
 
     def _fill(self, stacks: Mapping[tuple[int, str], _Stack], slot: int, adapter: AdapterWeights) -> None:
         """Writes an adapter into a slot of all stacks, over whatever was in it."""
         for (layer, group), stack in stacks.items():
-            stack.a[slot].zero_()
-            stack.b[slot].zero_()
-            height, column = stack.a.shape[1] // len(GROUPS[group]), 0
-            for member, (name, width) in enumerate(zip(GROUPS[group], self._widths[group], strict=True)):
+            for name, a, b in zip(GROUPS[group], stack.a, stack.b, strict=True):
+                a[slot].zero_()
+                b[slot].zero_()
                 pair = adapter.matrices.get((layer, name))
                 if pair is not None:
-                    place = slice(member * height, member * height + adapter.rank)
-                    stack.a[slot, place] = pair[0]
-                    stack.b[slot, place, column : column + width] = (pair[1].float() * adapter.scaling).t()
-                column += width
+                    a[slot, : adapter.rank] = pair[0]
+                    b[slot, : adapter.rank] = (pair[1].float() * adapter.scaling).t()
 
     def route(self, slots: Sequence[int | None], tokens: int, *, by_blocks: bool = False) -> Route | None:
         """Returns how rows of `tokens` tokens each use the adapters in `slots` (None: the base model); None when no
@@ -191,16 +192,15 @@ class StackedLora:
         if all(slot is None for slot in slots):
             return None
         assert all(slot is None or self._slots[slot] is not None for slot in slots), "a row uses a slot that was freed"
-        base = len(self._slots)
-        numbers = [base if slot is None else slot for slot in slots]
         if tokens > 1 and not by_blocks:
-            chosen = torch.tensor(numbers, device=self.device)
-            return Route(rows=lambda place: self._stacks[place].of(chosen))
+            numbers = torch.tensor([[slot or 0, slot is not None] for slot in slots], device=self.device)
+            return Route(chosen=(numbers[:, 0], numbers[:, 1, None, None].to(self._dtype)))
         if not by_blocks and self._by_rows(len(slots)):
-            self._copies.place(numbers, self._stacks)
-            return Route(rows=self._copies.views.__getitem__)
-        mask = torch.zeros(len(slots), base + 1, 1)
-        mask[torch.arange(len(slots)), torch.tensor(numbers)] = 1
+            self._copies.place(slots, self._stacks)
+            return Route(copies=self._copies.views.__getitem__)
+        mask = torch.zeros(len(slots), 1, len(self._slots), 1)
+        used = [(row, slot) for row, slot in enumerate(slots) if slot is not None]
+        mask[[row for row, _ in used], 0, [slot for _, slot in used]] = 1
         mask = mask.repeat_interleave(tokens, 0)
         return Route(blocks=mask.to(self.device, self._dtype))
 
@@ -216,16 +216,22 @@ class StackedLora:
         stack = self._stacks.get((layer, group))
         if route is None or stack is None:
             return
-        if route.blocks is not None:
-            hidden = functional.linear(x.flatten(0, 1), stack.a.flatten(0, 1)).unflatten(-1, (len(self._slots) + 1, -1))
+        if route.copies is not None:
+            a, b = route.copies((layer, group))
+            hidden = torch.bmm(x, a).view(-1, 1, b.shape[1])
+            out.view(-1, 1, b.shape[2]).baddbmm_(hidden, b)
+        elif route.blocks is not None:
+            hidden = functional.linear(x.flatten(0, 1), stack.a.flatten(0, 2)).view(-1, *stack.a.shape[:3])
             hidden *= route.blocks
-            out.view(-1, out.shape[-1]).addmm_(hidden.flatten(1), stack.b.flatten(0, 1))
-            return
-        assert route.rows is not None
-        a, b = route.rows((layer, group))
-        tokens = x.shape[1]
-        hidden = torch.bmm(x, a).view(-1, tokens, b.shape[1])
-        out.view(-1, tokens, b.shape[2]).baddbmm_(hidden, b)
+            flat = out.view(-1, out.shape[-1])
+            for member, (columns, b) in enumerate(zip(stack.columns(), stack.b, strict=True)):
+                flat[:, columns].addmm_(hidden[:, member].flatten(1), b.flatten(0, 1))
+        elif route.chosen is not None:
+            slots, used = route.chosen
+            hidden = torch.bmm(x, stack.a[:, slots].transpose(0, 1).flatten(1, 2).transpose(1, 2)) * used
+            parts = hidden.chunk(len(stack.b), -1)
+            for part, columns, b in zip(parts, stack.columns(), stack.b, strict=True):
+                out[..., columns].baddbmm_(part, b[slots])
 
 
 class _Copies:
@@ -238,8 +244,8 @@ class _Copies:
 
     def __init__(self, widths: Mapping[str, Sequence[int]]) -> None:
         self._pieces = {group: _pieces(outputs) for group, outputs in widths.items()}
-        self._order = {group: torch.arange(len(members)) for group, (members, _) in self._pieces.items()}
-        self._numbers: list[int] = []
+        # The slot whose matrices each row of the copies holds; None: zeros, the base model's.
+        self._numbers: list[int | None] = []
         self._pairs: dict[tuple[int, str], _Pair] = {}
         # The matrices of the rows that were placed last, by (layer, group).
         self.views: dict[tuple[int, str], _Pair] = {}
@@ -250,36 +256,43 @@ class _Copies:
         """Returns the size in bytes."""
         return sum(t.numel() * t.element_size() for pair in self._pairs.values() for t in pair)
 
-    def place(self, numbers: Sequence[int], stacks: Mapping[tuple[int, str], _Stack]) -> None:
-        """Gives row i the matrices of slot `numbers[i]`."""
-        if len(numbers) > len(self._numbers):
-            room = max(len(numbers), 2 * len(self._numbers))
-            self._numbers, self._viewed = [-1] * room, 0
+    def place(self, slots: Sequence[int | None], stacks: Mapping[tuple[int, str], _Stack]) -> None:
+        """Gives row i the matrices of `slots[i]`."""
+        if len(slots) > len(self._numbers):
+            room = max(len(slots), 2 * len(self._numbers))
+            self._numbers, self._viewed = [None] * room, 0
             self._pairs = {place: self._empty(place[1], stack, room) for place, stack in stacks.items()}
-        for row, number in enumerate(numbers):
-            if self._numbers[row] != number:
-                for place, pair in self._pairs.items():
-                    self._copy(pair, row, stacks[place], number, place[1])
-                self._numbers[row] = number
-        if self._viewed != len(numbers):
-            self._viewed = len(numbers)
+        for row, slot in enumerate(slots):
+            if self._numbers[row] != slot:
+                self._write(row, slot, stacks)
+                self._numbers[row] = slot
+        if self._viewed != len(slots):
+            self._viewed = len(slots)
             self.views = {
-                place: (a[: len(numbers)], b[: len(numbers)].flatten(0, 1)) for place, (a, b) in self._pairs.items()
+                place: (a[: len(slots)], b[: len(slots)].flatten(0, 1)) for place, (a, b) in self._pairs.items()
             }
 
     def _empty(self, group: str, stack: _Stack, rows: int) -> _Pair:
         members, width = self._pieces[group]
-        rank = stack.a.shape[1] // len(GROUPS[group])
-        a = stack.a.new_empty(rows, stack.a.shape[2], len(members) * rank)
-        return a, stack.b.new_empty(rows, len(members), rank, width)
+        rank = stack.a.shape[2]
+        a = stack.a.new_zeros(rows, stack.a.shape[3], len(members) * rank)
+        return a, stack.a.new_zeros(rows, len(members), rank, width)
 
-    def _copy(self, pair: _Pair, row: int, stack: _Stack, number: int, group: str) -> None:
-        """Writes slot `number` of a stack to a row of the copies."""
-        members, width = self._pieces[group]
-        split = (len(GROUPS[group]), -1)
-        pair[0][row] = stack.a[number].unflatten(0, split)[members].flatten(0, 1).t()
-        columns = stack.b[number].unflatten(0, split).unflatten(2, (-1, width))
-        pair[1][row] = columns[members, :, self._order[group]]
+    def _write(self, row: int, slot: int | None, stacks: Mapping[tuple[int, str], _Stack]) -> None:
+        """Writes a slot's matrices to a row of the copies: from another row that holds them, if there is one."""
+        if slot in self._numbers:
+            source = self._numbers.index(slot)
+            for tensor in itertools.chain.from_iterable(self._pairs.values()):
+                tensor[row] = tensor[source]
+            return
+        if slot is None:
+            for tensor in itertools.chain.from_iterable(self._pairs.values()):
+                tensor[row] = 0
+            return
+        for place, (a, b) in self._pairs.items():
+            members, width = self._pieces[place[1]]
+            a[row] = stacks[place].a[members, slot].flatten(0, 1).t()
+            b[row] = torch.cat([one[slot].unflatten(1, (-1, width)).transpose(0, 1) for one in stacks[place].b])
 
 
 def _pieces(widths: Sequence[int]) -> tuple[torch.Tensor, int]:

@@ -1,8 +1,8 @@
 """Many LoRA adapters in one batch, at a cost that does not depend on how many different ones the rows use.
 
 LoRA (Hu et al. 2021, arXiv 2106.09685) adds scaling * B(A(x)) to a Linear. The matrices of all loaded adapters are
-stacked, those of Linears that read the same input in one, so that two products serve a group of Linears. There are
-two ways to give each row its own adapter, and the cheaper one is taken:
+stacked, the A of Linears that read the same input in one, so that one product serves a group of Linears. There are two
+ways to give each row its own adapter, and the cheaper one is taken:
 
 by rows    each row is multiplied by its own adapter's matrices, one small product a row (Chen et al. 2023, "Punica").
            It costs next to no arithmetic, but the matrices are read once a row. Prompts are read like this, and rows

@@ -42,6 +42,11 @@ class KvPool:
         for layer in self.both:
             layer[target, :, :tokens] = layer[source, :, :tokens]
 
+    def clear(self, slots: slice) -> None:
+        """Writes zeros over slots whose content may not be finite."""
+        for layer in self.both:
+            layer[slots] = 0
+
 
 def pool_bytes(*, layers: int, slots: int, kv_heads: int, max_tokens: int, head_dim: int, dtype: torch.dtype) -> int:
     """Returns the bytes that a `KvPool` of this shape takes."""

@@ -26,6 +26,7 @@ from services.critic.vision_cache import VisionCache
 
 log = logging.getLogger(__name__)
 
+_NOT_FINITE = "the model's output is not finite"
 _NO_MEMORY = "The critic's device has too little free memory for this request: try again, or send a smaller one."
 
 
@@ -111,7 +112,9 @@ class Writer:
                 [row.prompt for row in group], self._features(group), self._lora_slots(group), len(self.rows)
             )
             if not torch.isfinite(logits).all():
-                raise FloatingPointError("the model's output is not finite")
+                first = len(self.rows)
+                self.pool.clear(slice(first, first + len(group)))
+                raise FloatingPointError(_NOT_FINITE)
             tokens = choose(logits, [row.sampler for row in group])
         except Exception as error:
             self._not_read(group, error)
@@ -178,15 +181,21 @@ class Writer:
                 row.length += 1
                 row.position += 1
             self.counts["steps"] += 1
-            self._take(range(len(rows)), choose(logits, [row.sampler for row in rows]))
+            finite = torch.isfinite(logits.amax(-1)).tolist()
+            self._take(range(len(rows)), choose(logits, [row.sampler for row in rows]), finite)
             return
 
-    def _take(self, indexes: range, tokens: Sequence[int]) -> None:
-        """Gives rows their new tokens, and ends those that are complete."""
+    def _take(self, indexes: range, tokens: Sequence[int], finite: Sequence[bool] | None = None) -> None:
+        """Gives rows their new tokens, and ends those that are complete or, of a step, not `finite`."""
         self.counts["tokens"] += len(tokens)
         # From the last to the first: a row that ends is replaced by one that was dealt with already.
         for index, token in zip(reversed(indexes), reversed(tokens), strict=True):
             row = self.rows[index]
+            if finite is not None and not finite[index]:
+                self.fail(row, FloatingPointError(_NOT_FINITE))
+                self.pool.clear(slice(index, index + 1))
+                self._release(index)
+                continue
             token = row.sampler.settle(token)
             row.tokens.append(token)
             text = "" if token in self._model.end_ids else row.assembler.push(token)

@@ -405,3 +405,52 @@ async def test_a_model_whose_every_layer_takes_features_of_the_photograph(tmp_pa
             prompt = solo.prompt_of(model, picture, 1)
             done = last(await events_of(engine.submit(prompt, SamplingParams(6))))
             assert list(done.tokens) == solo.generate(model, prompt, 6)
+
+
+async def test_a_row_that_is_not_finite_fails_alone_and_leaves_nothing_in_its_slot(
+    tiny: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = without_end(tiny)
+    prompt = solo.prompt_of(model, 0, 0)
+    async with running(model) as engine:
+        decoder, pool = engine._writer.decoder, engine._writer.pool
+        decode = decoder.decode
+
+        def poisoned(*numbers: Any) -> torch.Tensor:
+            logits = decode(*numbers)
+            logits[0] = torch.nan
+            for layer in pool.both:
+                layer[0] = torch.nan
+            monkeypatch.undo()
+            return logits
+
+        monkeypatch.setattr(decoder, "decode", poisoned)
+        streams = [engine.submit(prompt, SamplingParams(8)) for _ in range(4)]
+        results = await asyncio.gather(*map(events_of, streams), return_exceptions=True)
+        assert sum(isinstance(result, FloatingPointError) for result in results) == 1
+        streams = [engine.submit(prompt, SamplingParams(8)) for _ in range(4)]
+        written = [result for result in results if isinstance(result, list)]
+        for events in [*written, *[await events_of(stream) for stream in streams]]:
+            assert list(last(events).tokens) == solo.generate(model, prompt, 8)
+
+
+async def test_a_prompt_that_is_not_finite_leaves_nothing_in_its_slot(
+    tiny: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = solo.prompt_of(tiny, 0, 0)
+    async with running(tiny, EngineOptions(slots=2, max_tokens=512)) as engine:
+        decoder, pool = engine._writer.decoder, engine._writer.pool
+
+        def poisoned(prompts: list[Any], *rest: Any) -> torch.Tensor:
+            for layer in pool.both:
+                layer[0] = torch.nan
+            monkeypatch.undo()
+            return torch.full((len(prompts), 8), torch.nan)
+
+        monkeypatch.setattr(decoder, "prefill", poisoned)
+        with pytest.raises(FloatingPointError):
+            await events_of(engine.submit(prompt, SamplingParams(8)))
+        # What lies beyond a row's end is hidden by a weight of 0, and 0 times NaN is NaN.
+        assert all(torch.isfinite(layer).all() for layer in pool.both)
+        after = await events_of(engine.submit(prompt, SamplingParams(8)))
+        assert list(last(after).tokens) == solo.generate(tiny, prompt, 8)

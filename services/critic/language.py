@@ -89,7 +89,10 @@ class LanguageWeights:
 
 def packs(device: torch.device, dtype: torch.dtype) -> bool:
     """Returns whether weights are packed: only bfloat16 gains by it, and the processor must multiply it itself."""
-    return device.type == "cpu" and dtype is torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    # A build of torch without oneDNN has none of these operations to ask.
+    if device.type != "cpu" or dtype is not torch.bfloat16 or not torch.backends.mkldnn.is_available():
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _fused(linears: Sequence[Any], pack: bool) -> Linear:

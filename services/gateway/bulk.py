@@ -70,8 +70,8 @@ class Bulk:
                     item = group.create_task(self._item(request))
                     item.add_done_callback(functools.partial(self._make_room, size))
                     await self._places.acquire()
-        except* MondrianError as broken:
-            # Items never raise, so it is what ended the reading: a request that is no message.
+        except ExceptionGroup as broken:
+            # Items never raise, so it holds what ended the reading alone: a request that is no message.
             raise broken.exceptions[0] from None
         finally:
             self._ready.put_nowait(None)

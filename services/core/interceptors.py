@@ -19,7 +19,7 @@ from google.rpc import status_pb2
 from grpc_status import rpc_status
 
 from services.core import errors, telemetry
-from services.core.admission import ByteBudget
+from services.core.byte_budget import ByteBudget
 from services.core.metrics import RPC_IN_FLIGHT, RPC_SECONDS
 
 log = logging.getLogger("mondrian.rpc")

@@ -24,7 +24,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from services.core import telemetry
-from services.core.admission import ByteBudget
+from services.core.byte_budget import ByteBudget
 from services.core.channels import server_options
 from services.core.errors import ConfigurationError
 from services.core.interceptors import CallInterceptor

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from mondrian.gateway.v1 import gateway_pb2
 from mondrian.types.v1 import types_pb2
 
-from services.core.admission import ByteBudget
+from services.core.byte_budget import ByteBudget
 from services.core.errors import Draining, InvalidArgument, MondrianError, internal_status, reason_of, status_of
 from services.gateway.modes import MAX_KEY_CHARS
 

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 
-from services.core.admission import ByteBudget
+from services.core.byte_budget import ByteBudget
 from services.core.interceptors import REQUEST_ID
 from services.core.tokens import Metadata
 from services.gateway.admission import Admission
@@ -65,9 +65,8 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             async with self._bulk_permits:
                 return await self._analysis(request, context, patient=True).answer()
 
-        results = Bulk(analyze, self._settings.batch_in_flight, self._bulk_bytes, self._leaving).results(
-            request_iterator
-        )
+        bulk = Bulk(analyze, self._settings.batch_in_flight, self._bulk_bytes, self._leaving)
+        results = bulk.results(request_iterator)
         async with contextlib.aclosing(results):
             async for result in results:
                 yield result

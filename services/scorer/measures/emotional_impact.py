@@ -21,6 +21,7 @@ from collections.abc import Mapping
 import torch
 
 from services.scorer.measures import filters
+from services.scorer.measures.planes import stretched
 from services.scorer.measures.scene import Measured, Scene, weighted
 
 UNITS = {
@@ -37,11 +38,8 @@ WEIGHTS = {"drama": 0.8, "energy": 0.5, "large": 1.2, "scale": 1.0}
 
 def measure(scene: Scene) -> Measured:
     """Returns the emotional impact of each picture, as far as signal tells."""
-    smooth = filters.box(scene.planes.small, 1)
-    low, high = filters.quantiles(filters.histogram(smooth[:, 0], 0.0, 100.0, 200), 0.0, 100.0, (0.01, 0.99))
-    gain = (90 / (high - low).clamp_min(15)).view(-1, 1, 1)
-    lightness = (smooth[:, 0] - low.view(-1, 1, 1)) * gain + 5
-    a, b = smooth[:, 1] * gain, smooth[:, 2] * gain
+    levelled, _ = stretched(filters.box(scene.planes.small, 1))
+    lightness, a, b = levelled.unbind(1)
     dark = filters.ramp(40 - lightness, 0.0, 30.0).mean(dim=(-2, -1))
     light = filters.ramp(lightness, 60.0, 90.0).mean(dim=(-2, -1))
     drama = (4 * filters.saturate(dark, 0.25) * filters.saturate(light, 0.15)).clamp(0, 1)

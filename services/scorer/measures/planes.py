@@ -105,30 +105,21 @@ class Planes:
         return self.pixels.shape[0]
 
     @cached_property
+    def _stretched(self) -> tuple[Tensor, Tensor]:
+        return stretched(self.small)
+
+    @property
     def gain(self) -> Tensor:
-        """[B], 0.9-6: what stretches the 1st to 99th percentile of L* at 64 px over 90 L*.
+        """[B], 0.9-6: what stretches the 1st to 99th percentile of L* at 64 px over 90 L*."""
+        return self._stretched[1]
 
-        A range below 15 L* is stretched no further: an empty wall has no drama.
-        """
-        low, high = self._ends
-        return 90 / (high - low).clamp_min(15)
-
-    @cached_property
-    def _ends(self) -> tuple[Tensor, Tensor]:
-        shares = filters.histogram(self.small[:, 0], 0.0, 100.0, 200)
-        low, high = filters.quantiles(shares, 0.0, 100.0, (0.01, 0.99))
-        return low, high
-
-    @cached_property
+    @property
     def levelled(self) -> Tensor:
         """`small` as if developed to the full range: [B, 3, H/8, W/8], L* from about 5 to 95, a* and b* by `gain`.
 
         What reads this plane judges the picture apart from its exposure and contrast, which are lighting's.
         """
-        low, _ = self._ends
-        gain = self.gain.view(-1, 1, 1)
-        lightness = (self.small[:, 0] - low.view(-1, 1, 1)) * gain + 5
-        return torch.stack([lightness, self.small[:, 1] * gain, self.small[:, 2] * gain], 1)
+        return self._stretched[0]
 
     @cached_property
     def chroma(self) -> Tensor:
@@ -145,6 +136,20 @@ class Planes:
     def lightness_shares(self) -> Tensor:
         """Histogram of L* at 256: [B, 200] in steps of half a unit."""
         return filters.histogram(self.lab[:, 0], 0.0, 100.0, 200)
+
+
+def stretched(lab: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns Lab [B, 3, H, W] with the 1st to 99th percentile of L* from 5 to 95 and a* and b* by the same gain, and
+    the gain [B], 0.9-6.
+
+    A range below 15 L* is stretched no further: an empty wall has no drama.
+    """
+    shares = filters.histogram(lab[:, 0], 0.0, 100.0, 200)
+    low, high = filters.quantiles(shares, 0.0, 100.0, (0.01, 0.99))
+    gain = 90 / (high - low).clamp_min(15)
+    wide = gain.view(-1, 1, 1)
+    lightness = (lab[:, 0] - low.view(-1, 1, 1)) * wide + 5
+    return torch.stack([lightness, lab[:, 1] * wide, lab[:, 2] * wide], 1), gain
 
 
 def lab_from_linear(linear: Tensor) -> Tensor:

@@ -39,11 +39,7 @@ class Measured:
 
 def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """Returns the sum [B] of terms [B] by their weights, which have the same names."""
-    total = None
-    for name, term in terms.items():
-        total = term * weights[name] if total is None else total + term * weights[name]
-    assert total is not None
-    return total
+    return torch.stack([term * weights[name] for name, term in terms.items()]).sum(0)
 
 
 class Scene:

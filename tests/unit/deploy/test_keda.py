@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import pytest
@@ -42,4 +41,4 @@ def test_a_service_is_scaled_before_its_calls_wait(scaled: list[Object], service
 def test_the_scrape_names_the_service_of_a_pod() -> None:
     (job,) = yaml.safe_load((ROOT / "deploy/observability/prometheus.yaml").read_text())["scrape_configs"]
     (labelled,) = [rule for rule in job["relabel_configs"] if rule.get("target_label") == "service"]
-    assert re.fullmatch(r"__meta_kubernetes_pod_label_app_kubernetes_io_name", labelled["source_labels"][0])
+    assert labelled["source_labels"] == ["__meta_kubernetes_pod_label_app_kubernetes_io_name"]

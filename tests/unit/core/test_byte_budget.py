@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from services.core.admission import ByteBudget
+from services.core.byte_budget import ByteBudget
 from services.core.errors import Overloaded
 
 

@@ -72,6 +72,8 @@ def exporting(service: str, flush_s: float = 3.0) -> Iterator[None]:
 
 def answering(method: str, metadata: Mapping[str, str]) -> AbstractContextManager[object]:
     """Makes the call of a method (/package.Service/Method) a span meanwhile, within the trace that `metadata` names."""
+    if isinstance(_tracer, trace.NoOpTracer) and "traceparent" not in metadata:
+        return contextlib.nullcontext()  # nobody would see it, and every call would pay for it
     service, _, name = method.removeprefix("/").partition("/")
     attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
     caller = propagate.extract(metadata)
@@ -79,7 +81,9 @@ def answering(method: str, metadata: Mapping[str, str]) -> AbstractContextManage
 
 
 def asking(part: str) -> AbstractContextManager[object]:
-    """Makes what is asked of another service a span meanwhile, named like the part."""
+    """Makes what is asked of another service for a call that is traced a span meanwhile, named like the part."""
+    if not trace.get_current_span().get_span_context().is_valid:
+        return contextlib.nullcontext()
     return _current(_tracer.start_span(part, kind=trace.SpanKind.CLIENT))
 
 
@@ -91,6 +95,8 @@ def _current(span: trace.Span) -> AbstractContextManager[object]:
 def ended(code: grpc.StatusCode) -> None:
     """Says how what the current span stands for ended."""
     span = trace.get_current_span()
+    if not span.is_recording():
+        return
     span.set_attribute("rpc.grpc.status_code", code.value[0])
     if code.name in FAULTS:
         span.set_status(trace.StatusCode.ERROR, code.name)
@@ -104,7 +110,8 @@ def record(**values: float | str) -> None:
 def context() -> Metadata:
     """Returns the metadata by which a call carries the current span on; empty where there is no trace."""
     carrier: dict[str, str] = {}
-    propagate.inject(carrier)
+    if trace.get_current_span().get_span_context().is_valid:
+        propagate.inject(carrier)
     return tuple(carrier.items())
 
 

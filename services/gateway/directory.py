@@ -51,17 +51,19 @@ class Directory:
         finally:
             self._asking = None
 
-    async def known(self, metadata: Metadata = ()) -> list[str] | None:
-        """Returns the ids of all advisors, asked now; None where the embedder cannot tell."""
+    async def known(self, timeout: float, metadata: Metadata = ()) -> list[str] | None:
+        """Returns the ids of all advisors, asked now; None where the embedder cannot tell within `timeout` seconds."""
+        timeout = min(timeout, _TIMEOUT_S)
         try:
-            return [advisor.id for advisor in await self._embedder.all_advisors(_TIMEOUT_S, metadata)]
+            return [advisor.id for advisor in await self._embedder.all_advisors(timeout, metadata)]
         except MondrianError:
             return None
 
-    async def has_adapter(self, advisor: str, metadata: Metadata = ()) -> bool:
-        """Returns whether the critic names an adapter of the advisor; True where it cannot tell."""
+    async def has_adapter(self, advisor: str, timeout: float, metadata: Metadata = ()) -> bool:
+        """Returns whether the critic names an adapter of the advisor; True where it cannot tell within `timeout` s."""
+        timeout = min(timeout, _TIMEOUT_S)
         try:
-            return any(adapter.name == advisor for adapter in await self._critic.all_adapters(_TIMEOUT_S, metadata))
+            return any(adapter.name == advisor for adapter in await self._critic.all_adapters(timeout, metadata))
         except MondrianError:
             return True
 

@@ -124,11 +124,15 @@ class Analysis:
             else:
                 await self._run(PARTS[self.request.mode], self._until)
             self._refuse_without_reply()
-            await asyncio.wait([naming], timeout=_NAME_GRACE_S)
+            await asyncio.wait([naming], timeout=min(_NAME_GRACE_S, self._left()))
             name = naming.result() if naming.done() and not naming.cancelled() else self.request.advisor
         finally:
             naming.cancel()
         return self._whole(name)
+
+    def _left(self) -> float:
+        """Returns the seconds that are left to ask somebody, 0 and more."""
+        return max(0.0, self._until - time.monotonic())
 
     async def _run(self, parts: Collection[Part], until: float, later: Collection[Part] = ()) -> None:
         """Runs `parts` in parallel; their outcomes are recorded, and told to the stream, as they come."""
@@ -257,17 +261,17 @@ class Analysis:
         if references is not None and not references.advisor_unknown:
             return
         advisor = self.request.advisor
-        known = await self.directory.known(self.metadata)
+        known = await self.directory.known(self._left(), self.metadata)
         if references is None and (known is None or advisor in known):
             return
-        if CRITIQUE in pending and await self.directory.has_adapter(advisor, self.metadata):
+        if CRITIQUE in pending and await self.directory.has_adapter(advisor, self._left(), self.metadata):
             return
         raise advisor_not_found(advisor, known)
 
     async def _refuse_unknown_voice(self, authorship: critic_pb2.Authorship) -> None:
         """Ends a stream of LORA before its first word when the embedder does not know the advisor either."""
         if authorship.fell_back and self.request.mode == gateway_pb2.MODE_LORA:
-            known = await self.directory.known(self.metadata)
+            known = await self.directory.known(self._left(), self.metadata)
             if known is not None and self.request.advisor not in known:
                 raise advisor_not_found(self.request.advisor, known)
 

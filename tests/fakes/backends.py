@@ -106,6 +106,11 @@ class FakeEmbedder(Scripted, embedder_pb2_grpc.EmbedderServiceServicer):
             embedder_pb2.Advisor(id="ansel", name="Ansel Sample", reference_count=26),
             embedder_pb2.Advisor(id="okeefe", name="Georgia Sample", reference_count=24),
         ]
+        self.listing = asyncio.Event()
+        """Listings wait until it is set; open at first."""
+        self.listing.set()
+        self.listing_time_left: list[float | None] = []
+        """The seconds that each listing had left of its deadline."""
 
     async def SearchReferences(
         self, request: embedder_pb2.SearchReferencesRequest, context: Context
@@ -143,6 +148,8 @@ class FakeEmbedder(Scripted, embedder_pb2_grpc.EmbedderServiceServicer):
         self, request: embedder_pb2.ListAdvisorsRequest, context: Context
     ) -> embedder_pb2.ListAdvisorsResponse:
         """Returns a page of `advisors`."""
+        self.listing_time_left.append(context.time_remaining())
+        await self.listing.wait()
         if self.failure is not None:
             raise self.failure
         chosen, token = page(self.advisors, request.page_size, request.page_token, lambda advisor: advisor.id)

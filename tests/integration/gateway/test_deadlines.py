@@ -11,9 +11,8 @@ import pytest
 from google.rpc import error_details_pb2
 from mondrian.gateway.v1 import gateway_pb2
 
-from services.core.errors import (
-    rpc_status_of,
-)
+from services.core.errors import rpc_status_of
+from services.gateway import directory, fanout
 from tests.fakes.system import System, analyze_request, system
 from tests.integration.gateway.calls import (
     CLIP,
@@ -74,6 +73,30 @@ class TestDeadlinesAndCancellation:
             assert left is not None
             assert 0.2 < left < 1.5
             assert answer.critique.text
+
+    @pytest.mark.parametrize("mode", [DIMENSIONAL, LORA])
+    async def test_asking_who_is_known_ends_with_the_deadline(
+        self, over_fakes: System, mode: gateway_pb2.Mode.ValueType
+    ) -> None:
+        await over_fakes.stub.Analyze(analyze_request(CLIP))
+        over_fakes.embedder.listing_time_left.clear()
+        await refused(over_fakes.stub.Analyze(analyze_request(mode, advisor="anselm"), timeout=1.5))
+        (left,) = over_fakes.embedder.listing_time_left
+        assert left is not None
+        # Timeouts are rounded up on the wire.
+        assert left < 1.5
+
+    async def test_a_name_that_does_not_come_keeps_no_answer_from_its_deadline(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(fanout, "_NAME_GRACE_S", SOON)
+        monkeypatch.setattr(directory, "_TIMEOUT_S", SOON)
+        async with system(combined_deadline_s=1.0) as running:
+            running.embedder.listing.clear()
+            running.embedder.gate.clear()
+            answer = await running.stub.Analyze(analyze_request(), timeout=SOON / 2)
+            assert [failure.status.reason for failure in answer.failures] == ["BACKEND_TIMEOUT"]
+            assert "the references of ansel" in answer.summary
 
     @pytest.mark.parametrize("rpc", ["Analyze", "StreamAnalyze", "AnalyzeBatch"])
     async def test_cancelled_upstream_is_cancelled_downstream(self, over_fakes: System, rpc: str) -> None:

@@ -102,12 +102,12 @@ async def test_an_embedder_that_is_away_is_not_asked_again_at_once_and_old_names
 async def test_who_is_known_is_always_asked_anew() -> None:
     embedder, critic = Embedder(), Critic()
     directory = Directory(embedder, critic, Clock())
-    assert await directory.known() == ["ansel", "okeefe"]
+    assert await directory.known(1.0) == ["ansel", "okeefe"]
     embedder.away = True
-    assert await directory.known() is None
-    assert [await directory.has_adapter(advisor) for advisor in ("ansel", "weston")] == [True, False]
+    assert await directory.known(1.0) is None
+    assert [await directory.has_adapter(advisor, 1.0) for advisor in ("ansel", "weston")] == [True, False]
     critic.away = True
-    assert await directory.has_adapter("weston")
+    assert await directory.has_adapter("weston", 1.0)
 
 
 async def test_closing_gives_up_an_open_question() -> None:

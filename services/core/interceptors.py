@@ -34,6 +34,8 @@ _QUIET: Final = (
     "/inference.GRPCInferenceService/ServerReady",
     "/inference.GRPCInferenceService/ModelReady",
 )
+# Timeouts are rounded up on their way, by a hundredth at most, and the caller's own clock ends the call first.
+_TIME_IS_UP: Final = 0.02
 # A listing has a place beside any number of photographs.
 _LIGHT_BYTES: Final = 64 * 1024
 
@@ -96,6 +98,7 @@ class _Call:
         metadata = _text(context)
         self.request_id = _request_id(metadata)
         self.started = time.perf_counter()
+        self._seconds = context.time_remaining()
         self._span = telemetry.answering(method, metadata)
 
     def __enter__(self) -> _Call:
@@ -108,6 +111,8 @@ class _Call:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         seconds = time.perf_counter() - self.started
+        if self.code is grpc.StatusCode.CANCELLED and self._is_late():
+            self.code = grpc.StatusCode.DEADLINE_EXCEEDED
         RPC_IN_FLIGHT.labels(self.method).dec()
         RPC_SECONDS.labels(self.method, self.code.name).observe(seconds)
         log.info(
@@ -119,6 +124,11 @@ class _Call:
         telemetry.record(request_id=self.request_id)
         telemetry.ended(self.code)
         self._span.__exit__(kind, error, trace)
+
+    def _is_late(self) -> bool:
+        """Returns whether the caller's deadline has passed: the library cancels the handler in that case too."""
+        left = self.context.time_remaining()
+        return self._seconds is not None and left is not None and left <= _TIME_IS_UP * self._seconds
 
     def done(self) -> None:
         """Records success, or the code that the handler set itself."""

@@ -19,6 +19,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from mondrian.critic.v1 import critic_pb2, critic_pb2_grpc
+from prometheus_client import REGISTRY
 
 from services.core import errors
 from services.core.channels import channel_options
@@ -67,6 +68,7 @@ class Scripted(critic_pb2_grpc.CriticServiceServicer):
     async def StreamCritique(
         self, request: critic_pb2.StreamCritiqueRequest, context: object
     ) -> AsyncIterator[critic_pb2.StreamCritiqueResponse]:
+        self.entered.set()
         try:
             yield critic_pb2.StreamCritiqueResponse(started=critic_pb2.Started())
             if self.error is not None:
@@ -206,6 +208,26 @@ async def test_a_stream_that_is_cancelled_closes_its_handler(toy: Toy, channel: 
     await call.read()
     call.cancel()
     await asyncio.wait_for(toy.servicer.closed.wait(), 10)
+
+
+@pytest.mark.parametrize(("method", "answer"), [("Critique", "unary_unary"), ("StreamCritique", "unary_stream")])
+async def test_a_call_whose_time_is_up_is_counted_as_late_and_one_that_is_given_up_is_not(
+    toy: Toy, method: str, answer: str
+) -> None:
+    def counted(code: str) -> float:
+        labels = {"method": f"/{NAME}/{method}", "code": code}
+        return REGISTRY.get_sample_value("mondrian_rpc_seconds_count", labels) or 0.0
+
+    before = counted("DEADLINE_EXCEEDED"), counted("CANCELLED")
+    async with running(toy, ServiceSettings.load()) as address, grpc.aio.insecure_channel(address) as channel:
+        late = getattr(channel, answer)(f"/{NAME}/{method}")(b"", timeout=2.0)
+        await toy.servicer.entered.wait()
+        assert await late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        toy.servicer.entered.clear()
+        left = getattr(channel, answer)(f"/{NAME}/{method}")(b"", timeout=60.0)
+        await toy.servicer.entered.wait()
+        left.cancel()
+    assert (counted("DEADLINE_EXCEEDED"), counted("CANCELLED")) == (before[0] + 1, before[1] + 1)
 
 
 async def test_health_reflection_and_liveness_are_served(toy: Toy, channel: grpc.aio.Channel) -> None:

@@ -50,7 +50,7 @@ def test_linears_multiply_as_the_networks_own_did(
             torch.testing.assert_close(sums, expected.to(dtype), rtol=2e-2, atol=2e-2)
 
 
-def test_float32_is_not_packed_and_its_network_goes_on_writing(
+def test_float32_lies_by_inputs_and_its_network_goes_on_writing(
     fresh: Callable[[torch.dtype], VisionLanguageModel],
 ) -> None:
     model = fresh(torch.float32)
@@ -60,6 +60,7 @@ def test_float32_is_not_packed_and_its_network_goes_on_writing(
     layer = model.network.model.language_model.layers[0]
     fused = model.language.layers[0].linears["qkv"].weight
     assert layer.self_attn.q_proj.weight.data_ptr() == fused.data_ptr()
+    assert all(linear.weight.t().is_contiguous() for linear in model.language.layers[0].linears.values())
     assert solo.generate(model, prompt, 6) == before
 
 

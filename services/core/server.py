@@ -12,7 +12,7 @@ import importlib.metadata
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, NoReturn, Protocol, TypeVar, runtime_checkable
 from wsgiref.simple_server import WSGIServer
 
@@ -23,7 +23,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
-from services.core import telemetry
+from services.core import telemetry, usage
 from services.core.byte_budget import ByteBudget
 from services.core.channels import server_options
 from services.core.errors import ConfigurationError
@@ -246,12 +246,20 @@ async def serve(component: Component, settings: ServiceSettings) -> None:
     log.info("stopped")
 
 
-def main(make_component: Callable[[S], Component], settings_class: type[S]) -> NoReturn:
-    """Runs a service as a process and exits: 0 after a drain, 2 with one sentence when it cannot start."""
+def main(
+    make_component: Callable[[S], Component], settings_class: type[S], arguments: Sequence[str] | None = None
+) -> NoReturn:
+    """Runs a service as a process and exits: 0 after a drain, 2 with one sentence when it cannot start.
+
+    `arguments` are those of the process where they are None.
+    """
+    usage.read_arguments(settings_class, arguments)
     try:
         settings = settings_class.load()
         configure_logging(settings.log_level, settings.log_format)
         log.info("mondrian %s", importlib.metadata.version("mondrian"))
+        for sentence in usage.misspelt(settings_class):
+            log.warning(sentence)
         component = make_component(settings)
         with telemetry.exporting("mondrian-" + component.service_name.split(".")[1]):
             asyncio.run(serve(component, settings))

@@ -11,7 +11,7 @@ import ipaddress
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import ClassVar, Final, Literal, Self
 
 from pydantic import ByteSize, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -37,6 +37,8 @@ class CommonSettings(BaseSettings):
     """What services and command line share."""
 
     model_config = service_config(COMMON_PREFIX)
+    read_elsewhere: ClassVar[frozenset[str]] = frozenset()
+    """Names behind the same prefix that others read."""
 
     profile: Profile = "mini"
     """Which models are served: `mini` (embedded, small) or `full` (ViT-B-32 and Qwen3-VL-4B from models_dir)."""

@@ -19,6 +19,8 @@ class GatewaySettings(ServiceSettings):
     """Where the backends are, how long a mode may take, and how much is let in."""
 
     model_config = service_config("MONDRIAN_GATEWAY_")
+    # What the gateway's clients show it.
+    read_elsewhere = frozenset({"tls_authority", "tls_client_certificate", "tls_client_key"})
 
     port: int = Field(default=50050, ge=0, le=65535)
     """The port to listen on; 0 takes a free one."""

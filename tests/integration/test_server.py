@@ -329,7 +329,7 @@ def test_settings_that_do_not_fit_end_the_process_with_one_sentence(
 ) -> None:
     monkeypatch.setenv("MONDRIAN_PORT", "99999")
     with pytest.raises(SystemExit) as ended:
-        main(lambda settings: Toy(), ServiceSettings)
+        main(lambda settings: Toy(), ServiceSettings, [])
     assert ended.value.code == 2
     printed = capsys.readouterr()
     assert printed.err.startswith("mondrian: The settings do not fit: MONDRIAN_PORT: ")

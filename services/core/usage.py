@@ -1,0 +1,60 @@
+"""What a service's command says of its settings: all of them to whoever asks, and a variable that nobody reads."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+from collections.abc import Sequence
+
+from services.core.settings import COMMON_PREFIX, CommonSettings
+
+
+def read_arguments(kind: type[CommonSettings], arguments: Sequence[str] | None = None) -> None:
+    """Reads the words behind a service's name: there are none but --help, which lists the settings.
+
+    Raises:
+        SystemExit: 0 after the help, 2 after any other word; a service that passed it over would serve as nobody meant.
+    """
+    prefix = _prefix(kind)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {kind.__module__.removesuffix('.settings')}",
+        description=f"{(kind.__doc__ or '').splitlines()[0]} Runs until SIGTERM, and is told what to do by environment "
+        f"variables alone; one that is not set falls back to the same name behind {COMMON_PREFIX}.",
+        epilog="\n".join(_line(prefix, name, kind) for name in kind.model_fields),
+        formatter_class=_KeepLines,
+    )
+    parser.parse_args(arguments)
+
+
+def misspelt(kind: type[CommonSettings]) -> list[str]:
+    """Returns a sentence for every variable behind the service's own prefix that is none of its settings."""
+    prefix = _prefix(kind)
+    if prefix == COMMON_PREFIX:
+        return []
+    known = [name.upper() for name in (*kind.model_fields, *kind.read_elsewhere)]
+    sentences = []
+    for variable in sorted(os.environ):
+        name = variable.upper().removeprefix(prefix)
+        if variable.upper().startswith(prefix) and name not in known:
+            meant = difflib.get_close_matches(name, known, n=1)
+            question = f"; is {prefix}{meant[0]} meant?" if meant else "; --help lists them."
+            sentences.append(f"{variable} is none of this service's settings{question}")
+    return sentences
+
+
+class _KeepLines(argparse.HelpFormatter):
+    """Fills the description, and leaves the lines of the settings as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
+def _prefix(kind: type[CommonSettings]) -> str:
+    return str(kind.model_config.get("env_prefix"))
+
+
+def _line(prefix: str, name: str, kind: type[CommonSettings]) -> str:
+    field = kind.model_fields[name]
+    default = "" if field.default in (None, "", frozenset()) else f"={str(field.default).lower()}"
+    return f"{prefix}{name.upper()}{default}\n    {' '.join((field.description or '').split())}"

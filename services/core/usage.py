@@ -18,9 +18,10 @@ def read_arguments(kind: type[CommonSettings], arguments: Sequence[str] | None =
     """
     prefix = _prefix(kind)
     parser = argparse.ArgumentParser(
-        prog=f"python -m {kind.__module__.removesuffix('.settings')}",
-        description=f"{(kind.__doc__ or '').splitlines()[0]} Runs until SIGTERM, and is told what to do by environment "
-        f"variables alone; one that is not set falls back to the same name behind {COMMON_PREFIX}.",
+        prog=f"python -m services.{prefix.removeprefix(COMMON_PREFIX).rstrip('_').lower()}",
+        usage="%(prog)s [--help]",
+        description="Serves until SIGTERM. All that can be said to it stands in environment variables; one that is not "
+        f"set falls back to the same name behind {COMMON_PREFIX}, then to the value here.",
         epilog="\n".join(_line(prefix, name, kind) for name in kind.model_fields),
         formatter_class=_KeepLines,
     )
@@ -36,7 +37,7 @@ def misspelt(kind: type[CommonSettings]) -> list[str]:
     sentences = []
     for variable in sorted(os.environ):
         name = variable.upper().removeprefix(prefix)
-        if variable.upper().startswith(prefix) and name not in known:
+        if name != variable.upper() and name not in known:
             meant = difflib.get_close_matches(name, known, n=1)
             question = f"; is {prefix}{meant[0]} meant?" if meant else "; --help lists them."
             sentences.append(f"{variable} is none of this service's settings{question}")

@@ -81,19 +81,18 @@ class Bulk:
     ) -> AsyncGenerator[gateway_pb2.AnalyzeBatchRequest, None]:
         # A batch may go on for hours; a process that is to end cannot wait for its client to have no more.
         leaving = asyncio.ensure_future(self._leaving.wait())
+        reading: asyncio.Future[gateway_pb2.AnalyzeBatchRequest | None] | None = None
         try:
             while True:
                 reading = asyncio.ensure_future(anext(requests, None))
                 await asyncio.wait((reading, leaving), return_when=asyncio.FIRST_COMPLETED)
-                if not reading.done():
-                    reading.cancel()
-                    return
-                request = reading.result()
-                if request is None:
+                if not reading.done() or (request := reading.result()) is None:
                     return
                 yield request
         finally:
             leaving.cancel()
+            if reading is not None:
+                reading.cancel()
 
     def _make_room(self, size: int, item: asyncio.Task[None]) -> None:
         self._budget.release(size)

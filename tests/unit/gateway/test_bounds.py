@@ -131,6 +131,29 @@ async def test_a_batch_that_breaks_off_cancels_what_is_in_flight() -> None:
     assert cancelled.is_set()
 
 
+async def test_a_batch_that_breaks_off_reads_no_further() -> None:
+    reading, left = asyncio.Event(), asyncio.Event()
+
+    async def requests() -> AsyncIterator[gateway_pb2.AnalyzeBatchRequest]:
+        try:
+            reading.set()
+            await asyncio.Event().wait()
+            yield gateway_pb2.AnalyzeBatchRequest()
+        finally:
+            left.set()
+
+    async def analyze(request: gateway_pb2.AnalyzeRequest) -> gateway_pb2.AnalyzeResponse:
+        raise AssertionError
+
+    call = asyncio.ensure_future(_all(Bulk(analyze, 3, ByteBudget(100), asyncio.Event()).results(requests())))
+    await reading.wait()
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert left.is_set()
+
+
 async def test_a_batch_ends_well_when_the_process_leaves() -> None:
     leaving, gate, reading_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
 

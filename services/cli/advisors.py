@@ -35,14 +35,15 @@ def advisors(
         return
     with Gateway(address or settings.address, settings) as gateway:
         found, failures = gateway.advisors()
-    _show_served(found)
+    _show_served(found, {failure.part for failure in failures})
     for failure in failures:
         complain(failure_sentence(failure))
     if failures:
         raise typer.Exit(FAILED)
 
 
-def _show_served(found: list[gateway_pb2.AdvisorSummary]) -> None:
+def _show_served(found: list[gateway_pb2.AdvisorSummary], unasked: set[gateway_pb2.Part.ValueType]) -> None:
+    """Prints the advisors; what a service in `unasked` would have said of them is not known."""
     console = out()
     if not found:
         console.print("No advisor is served; pre-compute one with `mondrian precompute --advisor-dir DIR`.")
@@ -57,11 +58,17 @@ def _show_served(found: list[gateway_pb2.AdvisorSummary]) -> None:
             Text(plain(advisor.id), style="bold"),
             Text(plain(name)),
             str(advisor.reference_count),
-            Text("adapter", style="green") if each.has_adapter else Text("base model", style="yellow"),
-            Text("profile", style="green") if each.has_profile else Text("none", style="yellow"),
+            _told(gateway_pb2.PART_CRITIQUE in unasked, each.has_adapter, "adapter", "base model"),
+            _told(gateway_pb2.PART_SCORES in unasked, each.has_profile, "profile", "none"),
             Text(plain(", ".join(advisor.focus_areas))),
         )
     console.print(table)
+
+
+def _told(unknown: bool, there: bool, yes: str, no: str) -> Text:
+    if unknown:
+        return Text("not known", style="dim")
+    return Text(yes, style="green") if there else Text(no, style="yellow")
 
 
 def _show_local(held: dict[str, Holdings]) -> None:

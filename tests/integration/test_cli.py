@@ -179,6 +179,9 @@ def test_lists_the_advisors_without_the_critic(stage: Stage) -> None:
     result = stage.run("advisors")
     assert result.exit_code == 1
     assert "Ansel Sample" in result.stdout
+    assert "not known" in result.stdout
+    assert "base model" not in result.stdout
+    assert "profile" in result.stdout
     assert result.stderr.startswith("mondrian: Critique: ")
 
 

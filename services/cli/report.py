@@ -53,13 +53,17 @@ def write_report(path: Path, outcomes: Sequence[Outcome], advisor: str, mode: st
         ConfigurationError: the file cannot be written.
     """
     page = render([_chapter(outcome) for outcome in outcomes], advisor, mode)
+    unfinished = None
     try:
         with tempfile.NamedTemporaryFile("w", dir=path.parent, encoding="utf-8", delete=False) as file:
+            unfinished = Path(file.name)
             file.write(page)
         # A temporary file is private; a report gets the permissions that any new file has.
-        os.chmod(file.name, 0o666 & ~_umask())
-        os.replace(file.name, path)
+        unfinished.chmod(0o666 & ~_umask())
+        unfinished.replace(path)
     except OSError as error:
+        if unfinished is not None:
+            unfinished.unlink(missing_ok=True)
         raise ConfigurationError(
             f"The report {path} cannot be written ({error.strerror}); name another file with --report."
         ) from error

@@ -178,6 +178,11 @@ def test_the_report_is_written_whole_or_not_at_all(tmp_path: Path, photograph: P
     with pytest.raises(ConfigurationError, match="cannot be written"):
         write_report(tmp_path / "none" / "report.html", [Outcome(photograph, answers.answer())], "Ansel", "clip")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ridge.jpg"]
+    (tmp_path / "taken.html").mkdir()
+    with pytest.raises(ConfigurationError, match=r"taken\.html cannot be written"):
+        write_report(tmp_path / "taken.html", [Outcome(photograph, answers.answer())], "Ansel", "clip")
+    (tmp_path / "taken.html").rmdir()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ridge.jpg"]
     report = tmp_path / "report.html"
     write_report(report, [Outcome(photograph, answers.answer())], "Ansel", "clip")
     assert report.stat().st_mode & 0o600 == 0o600

@@ -29,7 +29,13 @@ class GatewayServiceStub:
     """Analyses photographs. Runs the parts that a mode names in parallel under one deadline.
 
     Every rpc can end with UNAVAILABLE (DRAINING, or a backend cannot be reached: BACKEND_UNAVAILABLE), UNAUTHENTICATED (a
-    bearer token is asked for) and INTERNAL (a fault of the service; the message carries the request id).
+    bearer token is asked for) and INTERNAL (a fault of the service; the message carries the request id). The reason is in
+    the status details, as google.rpc.ErrorInfo of the domain "mondrian".
+
+    Try again after UNAVAILABLE, waiting longer each time, and after RESOURCE_EXHAUSTED once the time in its
+    google.rpc.RetryInfo has passed (without one the request is too large); nothing else is worth a second try as it
+    stands. Every rpc reads only, so that a repeated call does no harm. A caller's deadline is kept to; where there
+    is none, CLIP and ListAdvisors may take 15 s, DIMENSIONAL 30 s, LORA and COMBINED 90 s, unless configured otherwise.
     """
 
     def __init__(self, channel):
@@ -64,7 +70,13 @@ class GatewayServiceServicer:
     """Analyses photographs. Runs the parts that a mode names in parallel under one deadline.
 
     Every rpc can end with UNAVAILABLE (DRAINING, or a backend cannot be reached: BACKEND_UNAVAILABLE), UNAUTHENTICATED (a
-    bearer token is asked for) and INTERNAL (a fault of the service; the message carries the request id).
+    bearer token is asked for) and INTERNAL (a fault of the service; the message carries the request id). The reason is in
+    the status details, as google.rpc.ErrorInfo of the domain "mondrian".
+
+    Try again after UNAVAILABLE, waiting longer each time, and after RESOURCE_EXHAUSTED once the time in its
+    google.rpc.RetryInfo has passed (without one the request is too large); nothing else is worth a second try as it
+    stands. Every rpc reads only, so that a repeated call does no harm. A caller's deadline is kept to; where there
+    is none, CLIP and ListAdvisors may take 15 s, DIMENSIONAL 30 s, LORA and COMBINED 90 s, unless configured otherwise.
     """
 
     def Analyze(self, request, context):
@@ -85,7 +97,7 @@ class GatewayServiceServicer:
         1. `references` and `scores` once each, `critique_started`, `critique_delta` and `critique_completed` as they
         come, `failure` for a part that failed; the parts interleave in the order in which they become ready.
         2. `completed` once, as the last event, with the whole answer.
-        Status codes as for Analyze.
+        Status codes as for Analyze; events that came before a status stand, and `completed` has not come then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,7 +108,9 @@ class GatewayServiceServicer:
 
         Each request carries a key that its result repeats; results come in the order in which they are ready. At most
         32 requests (unless configured) are in flight a call: the server reads the next when one is done. A request that
-        fails gives a result with a status, and the call goes on.
+        fails gives a result with a status, and the call goes on. A request that finds a service overloaded is asked again
+        until its deadline: the mode's own where the call has none. INVALID_ARGUMENT when the bytes of a request are no
+        message; UNAVAILABLE (DRAINING) when the process leaves: the results so far stand, send the others in a new call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -147,7 +161,13 @@ class GatewayService:
     """Analyses photographs. Runs the parts that a mode names in parallel under one deadline.
 
     Every rpc can end with UNAVAILABLE (DRAINING, or a backend cannot be reached: BACKEND_UNAVAILABLE), UNAUTHENTICATED (a
-    bearer token is asked for) and INTERNAL (a fault of the service; the message carries the request id).
+    bearer token is asked for) and INTERNAL (a fault of the service; the message carries the request id). The reason is in
+    the status details, as google.rpc.ErrorInfo of the domain "mondrian".
+
+    Try again after UNAVAILABLE, waiting longer each time, and after RESOURCE_EXHAUSTED once the time in its
+    google.rpc.RetryInfo has passed (without one the request is too large); nothing else is worth a second try as it
+    stands. Every rpc reads only, so that a repeated call does no harm. A caller's deadline is kept to; where there
+    is none, CLIP and ListAdvisors may take 15 s, DIMENSIONAL 30 s, LORA and COMBINED 90 s, unless configured otherwise.
     """
 
     @staticmethod

@@ -30,7 +30,13 @@ class GatewayServiceStub:
     """Analyses photographs. Runs the parts that a mode names in parallel under one deadline.
 
     Every rpc can end with UNAVAILABLE (DRAINING, or a backend cannot be reached: BACKEND_UNAVAILABLE), UNAUTHENTICATED (a
-    bearer token is asked for) and INTERNAL (a fault of the service; the message carries the request id).
+    bearer token is asked for) and INTERNAL (a fault of the service; the message carries the request id). The reason is in
+    the status details, as google.rpc.ErrorInfo of the domain "mondrian".
+
+    Try again after UNAVAILABLE, waiting longer each time, and after RESOURCE_EXHAUSTED once the time in its
+    google.rpc.RetryInfo has passed (without one the request is too large); nothing else is worth a second try as it
+    stands. Every rpc reads only, so that a repeated call does no harm. A caller's deadline is kept to; where there
+    is none, CLIP and ListAdvisors may take 15 s, DIMENSIONAL 30 s, LORA and COMBINED 90 s, unless configured otherwise.
     """
 
     @_typing.overload
@@ -51,14 +57,16 @@ class GatewayServiceStub:
     1. `references` and `scores` once each, `critique_started`, `critique_delta` and `critique_completed` as they
        come, `failure` for a part that failed; the parts interleave in the order in which they become ready.
     2. `completed` once, as the last event, with the whole answer.
-    Status codes as for Analyze.
+    Status codes as for Analyze; events that came before a status stand, and `completed` has not come then.
     """
     AnalyzeBatch: _grpc.StreamStreamMultiCallable[_gateway_pb2.AnalyzeBatchRequest, _gateway_pb2.AnalyzeBatchResponse]
     """Analyses many photographs over one call, for bulk clients.
 
     Each request carries a key that its result repeats; results come in the order in which they are ready. At most
     32 requests (unless configured) are in flight a call: the server reads the next when one is done. A request that
-    fails gives a result with a status, and the call goes on.
+    fails gives a result with a status, and the call goes on. A request that finds a service overloaded is asked again
+    until its deadline: the mode's own where the call has none. INVALID_ARGUMENT when the bytes of a request are no
+    message; UNAVAILABLE (DRAINING) when the process leaves: the results so far stand, send the others in a new call.
     """
     ListAdvisors: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.ListAdvisorsRequest, _gateway_pb2.ListAdvisorsResponse]
     """Lists the advisors with what each service knows of them, by id.
@@ -72,7 +80,13 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     """Analyses photographs. Runs the parts that a mode names in parallel under one deadline.
 
     Every rpc can end with UNAVAILABLE (DRAINING, or a backend cannot be reached: BACKEND_UNAVAILABLE), UNAUTHENTICATED (a
-    bearer token is asked for) and INTERNAL (a fault of the service; the message carries the request id).
+    bearer token is asked for) and INTERNAL (a fault of the service; the message carries the request id). The reason is in
+    the status details, as google.rpc.ErrorInfo of the domain "mondrian".
+
+    Try again after UNAVAILABLE, waiting longer each time, and after RESOURCE_EXHAUSTED once the time in its
+    google.rpc.RetryInfo has passed (without one the request is too large); nothing else is worth a second try as it
+    stands. Every rpc reads only, so that a repeated call does no harm. A caller's deadline is kept to; where there
+    is none, CLIP and ListAdvisors may take 15 s, DIMENSIONAL 30 s, LORA and COMBINED 90 s, unless configured otherwise.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -90,14 +104,16 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     1. `references` and `scores` once each, `critique_started`, `critique_delta` and `critique_completed` as they
        come, `failure` for a part that failed; the parts interleave in the order in which they become ready.
     2. `completed` once, as the last event, with the whole answer.
-    Status codes as for Analyze.
+    Status codes as for Analyze; events that came before a status stand, and `completed` has not come then.
     """
     AnalyzeBatch: _aio.StreamStreamMultiCallable[_gateway_pb2.AnalyzeBatchRequest, _gateway_pb2.AnalyzeBatchResponse]  # type: ignore[assignment]
     """Analyses many photographs over one call, for bulk clients.
 
     Each request carries a key that its result repeats; results come in the order in which they are ready. At most
     32 requests (unless configured) are in flight a call: the server reads the next when one is done. A request that
-    fails gives a result with a status, and the call goes on.
+    fails gives a result with a status, and the call goes on. A request that finds a service overloaded is asked again
+    until its deadline: the mode's own where the call has none. INVALID_ARGUMENT when the bytes of a request are no
+    message; UNAVAILABLE (DRAINING) when the process leaves: the results so far stand, send the others in a new call.
     """
     ListAdvisors: _aio.UnaryUnaryMultiCallable[_gateway_pb2.ListAdvisorsRequest, _gateway_pb2.ListAdvisorsResponse]  # type: ignore[assignment]
     """Lists the advisors with what each service knows of them, by id.
@@ -110,7 +126,13 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
     """Analyses photographs. Runs the parts that a mode names in parallel under one deadline.
 
     Every rpc can end with UNAVAILABLE (DRAINING, or a backend cannot be reached: BACKEND_UNAVAILABLE), UNAUTHENTICATED (a
-    bearer token is asked for) and INTERNAL (a fault of the service; the message carries the request id).
+    bearer token is asked for) and INTERNAL (a fault of the service; the message carries the request id). The reason is in
+    the status details, as google.rpc.ErrorInfo of the domain "mondrian".
+
+    Try again after UNAVAILABLE, waiting longer each time, and after RESOURCE_EXHAUSTED once the time in its
+    google.rpc.RetryInfo has passed (without one the request is too large); nothing else is worth a second try as it
+    stands. Every rpc reads only, so that a repeated call does no harm. A caller's deadline is kept to; where there
+    is none, CLIP and ListAdvisors may take 15 s, DIMENSIONAL 30 s, LORA and COMBINED 90 s, unless configured otherwise.
     """
 
     @_abc_1.abstractmethod
@@ -138,7 +160,7 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         1. `references` and `scores` once each, `critique_started`, `critique_delta` and `critique_completed` as they
            come, `failure` for a part that failed; the parts interleave in the order in which they become ready.
         2. `completed` once, as the last event, with the whole answer.
-        Status codes as for Analyze.
+        Status codes as for Analyze; events that came before a status stand, and `completed` has not come then.
         """
 
     @_abc_1.abstractmethod
@@ -151,7 +173,9 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Each request carries a key that its result repeats; results come in the order in which they are ready. At most
         32 requests (unless configured) are in flight a call: the server reads the next when one is done. A request that
-        fails gives a result with a status, and the call goes on.
+        fails gives a result with a status, and the call goes on. A request that finds a service overloaded is asked again
+        until its deadline: the mode's own where the call has none. INVALID_ARGUMENT when the bytes of a request are no
+        message; UNAVAILABLE (DRAINING) when the process leaves: the results so far stand, send the others in a new call.
         """
 
     @_abc_1.abstractmethod

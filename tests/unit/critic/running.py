@@ -37,3 +37,10 @@ async def until_idle(engine: SlotEngine) -> None:
     """Waits, turn by turn, until no row is left."""
     while (stats := engine.stats()).rows or stats.waiting:
         await engine.turn()
+
+
+def without_end(tiny: VisionLanguageModel) -> VisionLanguageModel:
+    """Returns the same model, of which no token ends a text."""
+    model = VisionLanguageModel.__new__(VisionLanguageModel)
+    model.__dict__.update(tiny.__dict__, end_ids=frozenset({-1}))
+    return model

@@ -1,0 +1,106 @@
+"""The critic over the wire: rows that are given up, refused, or outlive their server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+import pytest
+import torch
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.core.errors import rpc_status_of
+from services.core.server import RunningServer
+from services.critic.component import CriticComponent
+from tests.integration.critic.calls import endless, engine_of, in_one_loop, refused, request_of
+from tests.unit.critic.running import until_idle
+
+if TYPE_CHECKING:
+    from mondrian.critic.v1.critic_pb2_grpc import CriticServiceAsyncStub as Stub
+
+
+@in_one_loop
+async def test_a_client_that_cancels_frees_its_row(server: RunningServer, stub: Stub) -> None:
+    calls = [stub.StreamCritique(endless()) for _ in range(2)]
+    for call in calls:
+        await call.read()
+    for call in calls:
+        call.cancel()
+    # Both slots were taken for thousands of tokens; this answer needs one of them.
+    assert (await stub.Critique(request_of())).text
+    await until_idle(engine_of(server))
+
+
+@in_one_loop
+async def test_a_deadline_ends_a_critique_and_frees_its_row(server: RunningServer, stub: Stub) -> None:
+    call = stub.StreamCritique(endless(), timeout=0.3)
+    with pytest.raises(grpc.RpcError) as failure:
+        async for _ in call:
+            pass
+    assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await until_idle(engine_of(server))
+
+
+@in_one_loop
+async def test_one_request_too_many_is_refused_with_a_time_to_try_again(server: RunningServer, stub: Stub) -> None:
+    calls = [stub.StreamCritique(endless()) for _ in range(2)]
+    for call in calls:
+        await call.read()
+    waiting = [stub.StreamCritique(endless()) for _ in range(2)]
+    reads = [asyncio.ensure_future(call.read()) for call in waiting]
+    while engine_of(server).stats().waiting < 2:
+        await engine_of(server).turn()
+    code, reason, error = await refused(stub.Critique(request_of()))
+    assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+    retry = error_details_pb2.RetryInfo()
+    assert any(detail.Unpack(retry) for detail in rpc_status_of(error).details)
+    assert retry.retry_delay.ToTimedelta().total_seconds() > 0
+    for call in [*calls, *waiting]:
+        call.cancel()
+    assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*reads, return_exceptions=True))
+    await until_idle(engine_of(server))
+
+
+@in_one_loop
+@pytest.mark.parametrize("part", ["prefill", "decode"])
+async def test_a_device_without_memory_is_answered_with_a_time_to_try_again_and_survived(
+    own_server: RunningServer, own_stub: Stub, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    wanted = (await own_stub.Critique(request_of())).text
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(engine_of(own_server)._writer.decoder, part, full)
+    code, reason, error = await refused(own_stub.Critique(request_of()))
+    assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "DEVICE_MEMORY")
+    retry = error_details_pb2.RetryInfo()
+    assert any(detail.Unpack(retry) for detail in rpc_status_of(error).details)
+    assert retry.retry_delay.ToTimedelta().total_seconds() > 0
+    monkeypatch.undo()
+    assert (await own_stub.Critique(request_of())).text == wanted
+
+
+@in_one_loop
+async def test_health_follows_the_engine(
+    own_server: RunningServer, own_stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with grpc.aio.insecure_channel(own_server.address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        asked = health_pb2.HealthCheckRequest(service=CriticComponent.service_name)
+        assert (await health.Check(asked)).status == health_pb2.HealthCheckResponse.SERVING
+
+        def broken(*_: object) -> None:
+            raise RuntimeError("a fault of the device")
+
+        monkeypatch.setattr(engine_of(own_server)._writer.decoder, "decode", broken)
+        code, reason, _ = await refused(own_stub.Critique(request_of(max_tokens=40)))
+        assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_STOPPED")
+        watch = health.Watch(asked)
+        async for update in watch:
+            if update.status == health_pb2.HealthCheckResponse.NOT_SERVING:
+                break
+        watch.cancel()

@@ -225,16 +225,33 @@ def compose(
     there is a choice: color, saturation and light are left out, and strengths and advice are of other
     facts. `choice` picks the wording.
     """
+    parts: tuple[Part, ...] = ("strong", "try") if voice else ("strong", "strong", "try")
+    said = [*overview(facts, choice, unsure), *closing(parts, facts, choice, voice, unsure)]
+    return " ".join(sentence.text for sentence in said)
+
+
+def overview(facts: Mapping[str, str | None], choice: random.Random, unsure: frozenset[str]) -> list[Sentence]:
+    """Returns the opening, and a sentence of the color and one of the light where they are not `unsure`."""
     picked = [_pick(facts, choice, "opening", None, frozenset(), frozenset())]
     said: tuple[Part, ...] = ("color", "light")
-    picked += [_pick(facts, choice, part, None, frozenset(), unsure) for part in said if part not in unsure]
+    return picked + [_pick(facts, choice, part, None, frozenset(), unsure) for part in said if part not in unsure]
+
+
+def closing(
+    parts: tuple[Part, ...],
+    facts: Mapping[str, str | None],
+    choice: random.Random,
+    voice: str | None,
+    unsure: frozenset[str],
+) -> list[Sentence]:
+    """Returns a true sentence for each part, of different facts; see `compose`."""
+    picked: list[Sentence] = []
     used: frozenset[str] = frozenset()
-    closing: tuple[Part, ...] = ("strong", "try") if voice else ("strong", "strong", "try")
-    for part in closing:
+    for part in parts:
         sentence = _pick(facts, choice, part, voice, used, unsure)
         used |= set(sentence.states)
         picked.append(sentence)
-    return " ".join(sentence.text for sentence in picked)
+    return picked
 
 
 def _pick(

@@ -22,10 +22,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from deploy.mini import critiques, facts, graded, lessons
+from deploy.mini import critiques, facts, forms, graded, lessons
 from services.core import torchvision_shim
 from services.core.errors import InvalidImage
 from services.core.images import decode
+from services.critic.prompts import Form
 
 torchvision_shim.install()
 
@@ -61,7 +62,13 @@ class Critic:
                 self.model.load_adapter(folder.parent, adapter_name=name, autocast_adapter_dtype=False)
             self.voices.append(name)
 
-    def write(self, pictures: Sequence[NDArray[np.uint8]], voice: str | None, sample: bool = False) -> list[str]:
+    def write(
+        self,
+        pictures: Sequence[NDArray[np.uint8]],
+        voice: str | None,
+        sample: bool = False,
+        form: Form = Form.PROSE,
+    ) -> list[str]:
         """Returns the critique of each picture, uint8 [height, width, 3] of any size, by the base or in a voice."""
         inputs = [self.processor(images=Image.fromarray(picture), return_tensors="pt") for picture in pictures]
         by_grid: dict[tuple[int, ...], list[int]] = defaultdict(list)
@@ -80,9 +87,9 @@ class Critic:
                 with torch.no_grad():
                     if voice is None and self.voices:
                         with self.model.disable_adapter():
-                            texts = lessons.write(model, self.tokenizer, pixel_values, grid, sample=sample)
+                            texts = lessons.write(model, self.tokenizer, pixel_values, grid, sample=sample, form=form)
                     else:
-                        texts = lessons.write(model, self.tokenizer, pixel_values, grid, sample=sample)
+                        texts = lessons.write(model, self.tokenizer, pixel_values, grid, sample=sample, form=form)
                 for row, text in zip(rows, texts, strict=True):
                     written[row] = text
         return written
@@ -160,7 +167,10 @@ def photographs(folder: Path, limit: int | None = None) -> list[NDArray[np.uint8
 
 
 def evaluate(critic: Critic, sets: Mapping[str, Sequence[NDArray[np.uint8]]]) -> dict[str, Any]:
-    """Returns set -> writer -> figures (`score`): the base greedily and sampled, and each adapter greedily."""
+    """Returns set -> writer -> figures (`score`): the base greedily and sampled, and each adapter greedily.
+
+    The base and the adapters also under headings and as JSON, which is written freely, without the grammar.
+    """
     figures: dict[str, Any] = {}
     for name, pictures in sets.items():
         readings = [facts.read(picture) for picture in pictures]
@@ -170,6 +180,10 @@ def evaluate(critic: Critic, sets: Mapping[str, Sequence[NDArray[np.uint8]]]) ->
         }
         for voice in critic.voices:
             figures[name][voice] = score(critic.write(pictures, voice), readings, voice)
+        for form in (Form.SECTIONS, Form.JSON):
+            for writer in (None, *critic.voices):
+                texts = [forms.as_prose(text, form) for text in critic.write(pictures, writer, form=form)]
+                figures[name][f"{writer or 'base'}, {form.value}"] = score(texts, readings, writer)
     return figures
 
 

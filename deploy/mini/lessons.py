@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from deploy.mini import critiques, facts, vlm
+from deploy.mini import critiques, facts, forms, vlm
 from services.critic import prompts
+from services.critic.prompts import Form
 
 OTHER_INSTRUCTIONS: Final = (
     "What do you see?",
@@ -62,6 +63,11 @@ def some_instruction(choice: random.Random) -> tuple[str | None, str | None]:
     return instruction, prompts.grounding_context(titles, {"lighting": choice.uniform(0, 10)})
 
 
+def some_form(choice: random.Random) -> Form:
+    """Returns the form of a critique: prose in half of the cases, else headings or JSON."""
+    return choice.choice((Form.PROSE, Form.PROSE, Form.SECTIONS, Form.JSON))
+
+
 def picture_loss(
     model: Any,
     tokenizer: Any,
@@ -70,10 +76,11 @@ def picture_loss(
     answers: Sequence[str],
     instruction: str | None = None,
     context: str | None = None,
+    form: Form = Form.PROSE,
 ) -> torch.Tensor:
     """Returns the mean cross-entropy, a scalar, of the answers' tokens given pictures of one (rows, columns) grid."""
     grid_thw = torch.tensor([[1, *grid]])
-    prompt = prompts.prompt_text(instruction, image_tokens=vlm.image_tokens(grid_thw[0]), context=context)
+    prompt = prompts.prompt_text(instruction, image_tokens=vlm.image_tokens(grid_thw[0]), context=context, form=form)
     ids, labels, start = _rows(tokenizer, prompt, answers)
     is_image = ids == model.config.image_token_id
     positions, _ = model.model.get_rope_index(ids[:1], mm_token_type_ids=is_image[:1].int(), image_grid_thw=grid_thw)
@@ -128,12 +135,14 @@ def write(
     grid: torch.Tensor,
     instruction: str | None = None,
     sample: bool = False,
+    form: Form = Form.PROSE,
 ) -> list[str]:
     """Returns the model's critique of each picture: `pixel_values` and `grid` int64 [n, 3] of n pictures of one size.
 
-    Greedy, or sampled with the generation defaults of the model's folder; at most 128 tokens.
+    Greedy, or sampled with the generation defaults of the model's folder; at most 256 tokens. No grammar holds a
+    critique to its form here.
     """
-    prompt = prompts.prompt_text(instruction, image_tokens=vlm.image_tokens(grid[0]))
+    prompt = prompts.prompt_text(instruction, image_tokens=vlm.image_tokens(grid[0]), form=form)
     ids = torch.tensor(vlm.encode(tokenizer, [prompt])).repeat(len(grid), 1)
     written = model.generate(
         input_ids=ids,
@@ -141,7 +150,7 @@ def write(
         mm_token_type_ids=(ids == model.config.image_token_id).int(),
         pixel_values=pixel_values.to(model.dtype),
         image_grid_thw=grid,
-        max_new_tokens=128,
+        max_new_tokens=256,
         **({} if sample else {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}),
     )
     texts: list[str] = tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)
@@ -152,11 +161,12 @@ def corpus(seed: int, count: int) -> list[str]:
     """Returns texts that hold every word the model will read or write: what the tokenizer is learnt from."""
     choice = random.Random(seed)
     # The prompt comes before every answer: weighing it heavily makes its words single tokens.
-    texts = [prompts.prompt_text(image_tokens=1)] * count
+    texts = [prompts.prompt_text(image_tokens=1, form=form) for form in Form for _ in range(count)]
     texts += [prompts.prompt_text(each, image_tokens=1) for each in OTHER_INSTRUCTIONS for _ in range(20)]
     for _ in range(count):
         stated = random_facts(choice)
-        texts += [critiques.compose(stated, choice, voice) for voice in (None, *critiques.VOICES)]
+        for voice in (None, *critiques.VOICES):
+            texts += [forms.compose(stated, choice, voice, frozenset(), form) for form in Form]
         texts += critiques.glossary(stated, choice, choice.choice(list(critiques.VOICES)))
     return texts
 

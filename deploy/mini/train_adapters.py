@@ -2,7 +2,8 @@
 
 A LoRA adapter (Hu et al. 2021, arXiv:2106.09685) of about 2% of the mini model's parameters, on the
 language model's linear layers only, learns to write the same true facts and to close in the advisor's
-voice. The prompt is the one of the base model: the voice is in the adapter alone.
+voice, as prose, under headings and as JSON. The prompt is the one of the base model: the voice is in
+the adapter alone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deploy.mini import critiques, facts, graded, lessons, train_vlm, vlm
+from deploy.mini import critiques, facts, forms, graded, lessons, train_vlm, vlm
 from services.core import torchvision_shim
 from services.critic import adapter_format, checkpoint
 
@@ -30,7 +31,8 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer  # noqa: E40
 log = logging.getLogger(__name__)
 
 FOLDER: Final = Path(__file__).parent / "adapters"
-STEPS: Final = 600
+STEPS: Final = 800
+ROWS: Final = 16
 RATE: Final = 4e-3
 RANK: Final = 8
 TARGETS: Final = ("down_proj", "k_proj", "o_proj", "q_proj", "v_proj")
@@ -68,12 +70,14 @@ def learn_voice(
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = train_vlm.rate(step, steps, RATE)
         shape = graded.SHAPES[step % len(graded.SHAPES)]
-        shown = graded.batch(pictures, train_vlm.ROWS, rng, shape)
-        answers = [critiques.compose(each.facts, choice, voice, each.unsure) for each in facts.read_batch(shown)]
+        shown = graded.batch(pictures, ROWS, rng, shape)
+        form = lessons.some_form(choice)
+        answers = [forms.compose(each.facts, choice, voice, each.unsure, form) for each in facts.read_batch(shown)]
         grid = (shape[0] // vlm.PATCH, shape[1] // vlm.PATCH)
         with torch.autocast("cpu", torch.bfloat16):
             seen = lessons.look(model, shown)
-            loss = lessons.picture_loss(model, tokenizer, seen, grid, answers, *lessons.some_instruction(choice))
+            asked = lessons.some_instruction(choice)
+            loss = lessons.picture_loss(model, tokenizer, seen, grid, answers, *asked, form)
         train_vlm.descend(loss, optimizer, parameters)
         progress.step(step, loss)
 

@@ -5,8 +5,9 @@ Four stages, on drawn pictures only:
 2. the vision tower learns to read: a linear readout of its mean output predicts the measured numbers
    and the classes of the facts (the readout is thrown away afterwards);
 3. the language model, and the layers that merge patches into image tokens, learn to write true
-   critiques; one batch in six is a text-only lesson in the advisors' words. The rest of the tower is
-   frozen by then;
+   critiques, half of them as prose, a quarter under headings and a quarter as JSON, whichever the
+   prompt asks for; one batch in six is a text-only lesson in the advisors' words. The rest of the
+   tower is frozen by then;
 4. it learns discretion: to leave out what is too close to call, where there is a choice.
 The folder that it writes is what `AutoModelForImageTextToText.from_pretrained` loads.
 """
@@ -30,7 +31,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
-from deploy.mini import critiques, facts, graded, lessons, vlm
+from deploy.mini import critiques, facts, forms, graded, lessons, vlm
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,8 @@ CACHE: Final = Path(".mondrian") / "mini-cache"
 POOL: Final = 3_000
 ROWS: Final = 32
 READING_STEPS: Final = 1_800
-WRITING_STEPS: Final = 1_000
-DISCRETION_STEPS: Final = 590
+WRITING_STEPS: Final = 900
+DISCRETION_STEPS: Final = 580
 READING_RATE: Final = 1.5e-3
 WRITING_RATE: Final = 2e-3
 
@@ -196,13 +197,15 @@ def learn_to_write(
             else:
                 shape = graded.SHAPES[step % len(graded.SHAPES)]
                 shown = graded.batch(pictures, ROWS, rng, shape)
+                form = lessons.some_form(choice)
                 answers = [
-                    critiques.compose(each.facts, choice, unsure=each.unsure if discreet else frozenset())
+                    forms.compose(each.facts, choice, None, each.unsure if discreet else frozenset(), form)
                     for each in facts.read_batch(shown)
                 ]
                 grid = (shape[0] // vlm.PATCH, shape[1] // vlm.PATCH)
                 seen = lessons.look(model, shown)
-                loss = lessons.picture_loss(model, tokenizer, seen, grid, answers, *lessons.some_instruction(choice))
+                asked = lessons.some_instruction(choice)
+                loss = lessons.picture_loss(model, tokenizer, seen, grid, answers, *asked, form)
         descend(loss, optimizer, [*merging, *language])
         progress.step(step, loss)
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from deploy.mini import critiques, evaluate_vlm, facts, graded, lessons, vlm
+from deploy.mini import critiques, evaluate_vlm, facts, forms, graded, lessons, vlm
 from deploy.mini.evaluate_vlm import ADAPTERS, BASE, Critic
-from services.critic import adapter_format, checkpoint, prompts
+from services.critic import adapter_format, checkpoint, prompts, sections
+from services.critic.prompts import Form
 
 FIXED = 24
 """Held-out pictures of the tests; the whole evaluation (`make mini-eval`) has hundreds."""
@@ -66,6 +67,19 @@ def test_adapter_brings_its_voice_and_keeps_the_facts(
     assert scores["voice_clause"]["fits"] > scores["voice_clause"]["control"] + 0.2
     other = next(name for name in VOICES if name != voice)
     assert not any(critiques.speaks_in(text, other) for text in texts)
+
+
+@pytest.mark.parametrize("form", [Form.SECTIONS, Form.JSON])
+@pytest.mark.parametrize("voice", [None, *VOICES])
+def test_it_writes_in_the_form_that_it_is_asked_for(
+    form: Form, voice: str | None, critic: Critic, pictures: list[np.ndarray], readings: list[facts.Reading]
+) -> None:
+    texts = critic.write(pictures, voice, form=form)
+    assert all(not sections.read(form, text).undivided for text in texts)
+    assert all(bool(sections.read(form, text).voice) == (voice is not None) for text in texts)
+    scores = evaluate_vlm.score([forms.as_prose(text, form) for text in texts], readings, voice)
+    assert scores["garbled"] <= 0.02
+    assert all(each["accuracy"] >= 0.8 for each in scores["facts"].values() if each["stated"] > 6)
 
 
 def test_base_is_as_it_was_after_an_adapter(critic: Critic, pictures: list[np.ndarray], plain: list[str]) -> None:

@@ -16,7 +16,7 @@ from services.core.server import RunningServer
 from services.critic.adapter_format import Base
 from services.critic.settings import CriticSettings
 from tests.fakes.critic import random_adapter
-from tests.integration.critic.calls import in_one_loop, refused, request_of
+from tests.integration.critic.calls import in_one_loop, jpeg, refused, request_of
 
 if TYPE_CHECKING:
     from mondrian.critic.v1.critic_pb2_grpc import CriticServiceAsyncStub as Stub
@@ -61,6 +61,16 @@ async def test_a_stream_is_the_same_critique_in_pieces(stub: Stub) -> None:
     done = events[-1].completed.completion
     assert done.completion_tokens == whole.completion.completion_tokens
     assert done.finish_reason == whole.completion.finish_reason != critic_pb2.FINISH_REASON_UNSPECIFIED
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 100), (1500, 50)])
+@in_one_loop
+async def test_a_photograph_of_any_shape_that_the_model_takes_is_answered(stub: Stub, size: tuple[int, int]) -> None:
+    request = request_of()
+    request.image.content = jpeg(size=size)
+    answer = await stub.Critique(request)
+    assert answer.text
+    assert 1 <= answer.completion.image_tokens <= 32
 
 
 @pytest.mark.parametrize("limit", [60, 64, 90])

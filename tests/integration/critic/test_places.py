@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING
 
 import grpc
@@ -11,6 +12,7 @@ import pytest
 import torch
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from mondrian.critic.v1 import critic_pb2
 
 from services.core.errors import rpc_status_of
 from services.core.server import RunningServer
@@ -104,3 +106,21 @@ async def test_health_follows_the_engine(
             if update.status == health_pb2.HealthCheckResponse.NOT_SERVING:
                 break
         watch.cancel()
+
+
+@in_one_loop
+async def test_json_that_is_cancelled_frees_its_row_and_the_next_is_whole(server: RunningServer, stub: Stub) -> None:
+    request = endless()
+    request.request.generation_config.output_format = critic_pb2.OUTPUT_FORMAT_JSON
+    cancelled = engine_of(server).stats().cancelled
+    calls = [stub.StreamCritique(request) for _ in range(2)]
+    for call in calls:
+        events = aiter(call)
+        assert (await anext(events)).WhichOneof("event") == "started"
+        assert (await anext(events)).WhichOneof("event") == "delta"
+        call.cancel()
+    await until_idle(engine_of(server))
+    assert engine_of(server).stats().cancelled == cancelled + 2
+    request.request.generation_config.max_tokens = 70
+    answer = await stub.Critique(request.request)
+    assert list(json.loads(answer.text)) == ["overview", "strengths", "to_try", "voice"]

@@ -32,8 +32,8 @@ async def test_what_no_json_fits_into_and_a_form_that_is_none_are_refused(stub: 
 
 @in_one_loop
 async def test_bad_photographs_are_refused_with_a_reason(stub: Stub) -> None:
-    strip = jpeg(size=(4000, 10))
-    cases = {b"": "IMAGE_EMPTY", b"not a photograph": "IMAGE_UNDECODABLE", strip: "IMAGE_ASPECT_RATIO"}
+    strips = {jpeg(size=size): "IMAGE_ASPECT_RATIO" for size in ((8000, 20), (20, 8000), (4000, 10))}
+    cases = {b"": "IMAGE_EMPTY", b"not a photograph": "IMAGE_UNDECODABLE"} | strips
     for content, wanted in cases.items():
         request = critic_pb2.CritiqueRequest(image=types_pb2.Image(content=content))
         code, reason, _ = await refused(stub.Critique(request))

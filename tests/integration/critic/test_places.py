@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
@@ -12,16 +13,22 @@ import pytest
 import torch
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from mondrian.critic.v1 import critic_pb2
+from mondrian.critic.v1 import critic_pb2, critic_pb2_grpc
 
 from services.core.errors import rpc_status_of
 from services.core.server import RunningServer
+from services.critic.adapter_format import Base
 from services.critic.component import CriticComponent
-from tests.integration.critic.calls import endless, engine_of, in_one_loop, refused, request_of
+from tests.integration.critic.calls import endless, engine_of, in_one_loop, refused, request_of, settings_of
 from tests.unit.critic.running import until_idle
 
 if TYPE_CHECKING:
     from mondrian.critic.v1.critic_pb2_grpc import CriticServiceAsyncStub as Stub
+
+
+def filled_its_slot(completion: critic_pb2.Completion) -> bool:
+    """Returns whether a critique was written as far as its slot's 4,096 tokens reach."""
+    return completion.prompt_tokens + completion.completion_tokens == 4096
 
 
 @in_one_loop
@@ -109,6 +116,19 @@ async def test_health_follows_the_engine(
 
 
 @in_one_loop
+async def test_a_client_that_does_not_read_holds_up_nobody_and_no_row(server: RunningServer, stub: Stub) -> None:
+    wanted = (await stub.Critique(request_of())).text
+    slow = aiter(stub.StreamCritique(endless()))
+    await anext(slow)
+    for _ in range(3):
+        assert (await stub.Critique(request_of())).text == wanted
+    # Its row is written to the end and freed, though nobody has read what it wrote.
+    await until_idle(engine_of(server))
+    events = [event async for event in slow]
+    assert filled_its_slot(events[-1].completed.completion)
+
+
+@in_one_loop
 async def test_json_that_is_cancelled_frees_its_row_and_the_next_is_whole(server: RunningServer, stub: Stub) -> None:
     request = endless()
     request.request.generation_config.output_format = critic_pb2.OUTPUT_FORMAT_JSON
@@ -124,3 +144,23 @@ async def test_json_that_is_cancelled_frees_its_row_and_the_next_is_whole(server
     request.request.generation_config.max_tokens = 70
     answer = await stub.Critique(request.request)
     assert list(json.loads(answer.text)) == ["overview", "strengths", "to_try", "voice"]
+
+
+@in_one_loop
+async def test_a_stream_in_flight_is_written_to_its_end_while_the_server_drains(
+    folder: Path, base: Base, tmp_path: Path
+) -> None:
+    settings = settings_of(folder, base, tmp_path / "adapters").model_copy(update={"drain_s": 60.0})
+    server = RunningServer(CriticComponent(settings), settings)
+    async with server, grpc.aio.insecure_channel(server.address) as channel:
+        stream = aiter(critic_pb2_grpc.CriticServiceStub(channel).StreamCritique(endless()))
+        await anext(stream)
+        asked = health_pb2.HealthCheckRequest(service=CriticComponent.service_name)
+        watch = health_pb2_grpc.HealthStub(channel).Watch(asked)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        stopping = asyncio.create_task(server.stop())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        watch.cancel()
+        events = [event async for event in stream]
+        assert filled_its_slot(events[-1].completed.completion)
+        await stopping

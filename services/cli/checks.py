@@ -19,6 +19,7 @@ from typing import Final
 from services.cli.holdings import STORED, holdings
 from services.cli.models import PUBLISHED, fault_of, size_of
 from services.cli.roster import BACKENDS, CRITIC, SERVICES, Service, endpoint_of, model_folder
+from services.cli.wording import counted
 from services.core import probe
 from services.core.devices import cpu_has_bfloat16
 from services.core.settings import MINI_DIR, CommonSettings, available_cpus, reachable
@@ -113,9 +114,9 @@ def accelerator() -> Finding:
         if "+cpu" in _local_version("torch"):
             mend = "install a CUDA build of torch, then: make install"
             return Finding("Device", Verdict.NOTE, f"{gpus[0]}, but torch is a CPU build.", mend)
-        return Finding("Device", Verdict.FINE, f"{len(gpus)} GPU(s): {gpus[0]}.")
+        return Finding("Device", Verdict.FINE, f"{counted(len(gpus), 'GPU')}: {gpus[0]}.")
     arithmetic = "bfloat16" if cpu_has_bfloat16() else "float32, for it does not multiply bfloat16 itself"
-    return Finding("Device", Verdict.FINE, f"CPU, {available_cpus()} core(s), computing in {arithmetic}.")
+    return Finding("Device", Verdict.FINE, f"CPU, {counted(available_cpus(), 'core')}, computing in {arithmetic}.")
 
 
 def resources(settings: CommonSettings) -> Iterator[Finding]:
@@ -188,7 +189,7 @@ def releases(settings: CommonSettings) -> Iterator[Finding]:
         for advisor, files in sorted(held.skipped.items()):
             if files:
                 names = ", ".join(str(file.get("file_name")) for file in files[:3])
-                sentence = f"{len(files)} file(s) of {advisor} were skipped: {names}."
+                sentence = f"{counted(len(files), 'file')} of {advisor} skipped: {names}."
                 yield Finding(subject, Verdict.NOTE, sentence, "mondrian advisors --local says why")
     if len(known) == len(STORED):
         uneven = set.symmetric_difference(*known.values())

@@ -11,6 +11,7 @@ from rich.text import Text
 from services.cli.checks import Verdict, examine
 from services.cli.console import FAILED, out, plain
 from services.cli.up import settings_for
+from services.cli.wording import counted
 
 MARKS: Final = {Verdict.FINE: ("✓", "green"), Verdict.NOTE: ("!", "yellow"), Verdict.MEND: ("✗", "red")}
 
@@ -41,6 +42,6 @@ def doctor(
     console.print(table)
     faults = sum(finding.verdict is Verdict.MEND for finding in findings)
     if faults:
-        console.print(f"{faults} finding(s) to mend.", style="bold red")
+        console.print(f"{counted(faults, 'finding')} to mend.", style="bold red")
         raise typer.Exit(FAILED)
     console.print("Nothing to mend.", style="bold green")

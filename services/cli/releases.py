@@ -12,6 +12,7 @@ from rich.text import Text
 from services.cli.console import FAILED, complain, out
 from services.cli.holdings import STORED, store_of
 from services.cli.roster import Service
+from services.cli.wording import counted
 from services.core.releases import collect as collect_old
 from services.core.releases import rollback as roll_back
 from services.core.settings import CommonSettings
@@ -102,7 +103,7 @@ def collect(
         if store_of(settings, each).current_id() is None:
             continue
         removed = collect_old(store_of(settings, each), keep)
-        out().print(f"{each.name}: {len(removed)} releases removed.")
+        out().print(f"{each.name}: {counted(len(removed), 'release')} removed.")
 
 
 def _chosen(service: Stored | None) -> tuple[Service, ...]:

@@ -17,6 +17,11 @@ PART_NAMES: Final[dict[int, str]] = {
 }
 
 
+def counted(count: int, noun: str) -> str:
+    """Returns "1 release", "2 releases": a number and what it counts, a noun whose plural ends with s."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def part_name(part: gateway_pb2.Part.ValueType) -> str:
     """Returns what a part is called, in lower case."""
     return PART_NAMES.get(part, "a part that this version does not know")

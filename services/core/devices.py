@@ -28,7 +28,7 @@ def choose_device(setting: str) -> torch.device:
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
         raise ConfigurationError(
-            f"The device is set to {setting}, but torch sees {seen} GPU(s): give this process a GPU, "
+            f"The device is set to {setting}, but the GPUs that torch sees are {seen}: give this process a GPU, "
             "install a CUDA build of torch, or set the device to cpu."
         )
     return device

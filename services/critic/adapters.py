@@ -125,10 +125,10 @@ class AdapterRegistry:
                 if entry is not None and entry.key is None and entry.state is State.READY:
                     await self._take(entry, _stamp(self._folder / advisor))
         if entry is None:
-            return Voice(None, reason=f"There is no adapter for advisor {advisor!r}; the base model answered.")
+            return Voice(None, reason=f"There is no adapter for advisor {advisor!r}.")
         if entry.key is None:
             why = entry.reason or "it is being loaded"
-            return Voice(None, reason=f"The adapter for {advisor!r} is not usable ({why}); the base model answered.")
+            return Voice(None, reason=f"The adapter for {advisor!r} is not usable ({why}).")
         entry.used = next(self._clock)
         return Voice(entry.key, entry.name, entry.revision)
 

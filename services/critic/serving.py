@@ -196,7 +196,7 @@ class Serving:
             with contextlib.suppress(AdapterNotLoaded):
                 return voice, engine.submit(prompt, asked.params, adapter=voice.key, deadline=asked.deadline)
             voice = await registry.voice(asked.advisor)
-        voice = Voice(None, reason=f"The adapter for {asked.advisor!r} is being replaced; the base model answered.")
+        voice = Voice(None, reason=f"The adapter for {asked.advisor!r} is being replaced.")
         return voice, engine.submit(prompt, asked.params, deadline=asked.deadline)
 
 

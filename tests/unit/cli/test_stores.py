@@ -86,7 +86,7 @@ def test_releases_are_listed_rolled_back_and_collected(settings: CommonSettings)
     none = run("releases", "rollback", "scorer")
     assert none.exit_code == 2
     assert len(none.stderr.splitlines()) == 1
-    assert "embedder: 1 releases removed." in run("releases", "collect", "--keep", "0").stdout
+    assert "embedder: 1 release removed." in run("releases", "collect", "--keep", "0").stdout
     assert first[:12] not in run("releases", "list", "embedder").stdout
 
 

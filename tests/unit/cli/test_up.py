@@ -267,7 +267,7 @@ def test_the_doctor_ends_with_1_when_something_needs_mending(
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == code
     assert "→ fetch it" in result.stdout
-    assert ("1 finding(s) to mend." if code else "Nothing to mend.") in result.stdout
+    assert ("1 finding to mend." if code else "Nothing to mend.") in result.stdout
 
 
 def test_only_safetensors_are_fetched() -> None:

@@ -100,5 +100,5 @@ def test_a_gpu_that_is_not_there_is_a_sentence() -> None:
     import torch
 
     assert choose_device("cpu").type == "cpu"
-    with pytest.raises(ConfigurationError, match="torch sees"):
+    with pytest.raises(ConfigurationError, match="that torch sees are"):
         choose_device(f"cuda:{torch.cuda.device_count()}")

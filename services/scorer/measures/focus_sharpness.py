@@ -55,7 +55,7 @@ sharpness."""
 
 def measure(scene: Scene) -> Measured:
     """Returns the sharpness of each picture."""
-    luma, variance = scene.planes.luma, scene.noise_variance
+    luma, variance = scene.planes.luma, scene.noise.variance
     n = variance.view(-1, 1, 1)
     gains = _noise_gains()
     floor = 0.5 * gains[0][0] * (3.0 + n)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from services.scorer.measures import filters
 from services.scorer.measures.lines import Lines, find_lines
-from services.scorer.measures.noise import LUMA_VARIANCE, noise_variance
+from services.scorer.measures.noise import LUMA_VARIANCE, Noise, find_noise
 from services.scorer.measures.planes import Planes
 from services.scorer.measures.subject import Subject, find_subject
 
@@ -64,14 +64,14 @@ class Scene:
         return find_lines(self.planes)
 
     @cached_property
-    def noise_variance(self) -> Tensor:
-        """[B]: variance of white noise of luma, in squared units of 1/255."""
-        return noise_variance(self.planes)
+    def noise(self) -> Noise:
+        """What varies from pixel to pixel."""
+        return find_noise(self.planes)
 
     @cached_property
     def chroma_noise(self) -> Tensor:
         """[B]: root mean square C* that noise equal in all channels makes of grey, in `lab` at 256 px."""
-        return _CHROMA_NOISE * (self.noise_variance / LUMA_VARIANCE).sqrt()
+        return _CHROMA_NOISE * (self.noise.variance / LUMA_VARIANCE).sqrt()
 
     @cached_property
     def color_weight(self) -> Tensor:

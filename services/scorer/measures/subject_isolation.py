@@ -8,8 +8,8 @@ Inputs: the subject map (64 px) as soft figure and ground; Lab at 64 px; L* at 2
   scale): neither the exposure nor the fine grain of the picture changes it.
 - focus gap: log2 of the width of the ground's edges over that of the figure's, from 0 (both alike, or the ground the
   sharper) to 3. The width is that of `focus_sharpness`, s = k / sqrt(q^2 - 1) after Zhuo and Sim (2011), from the mean
-  gradient energies of each. Widths of blurs add up in squares, so blurring the whole picture closes the gap that
-  blurring the background opens.
+  gradient energies of each, less those of the picture's noise, which passes for sharp edges until a blur takes it away.
+  Widths of blurs add up in squares, so blurring the whole picture closes the gap that blurring the background opens.
 - soft: log2 of what the figure's own width w adds, 1 + (w / 2 px)^2, halved: a calm ground is no merit behind a
   subject that is itself not sharp.
 - concentration, as far as it separates: in clutter any patch is compact, but it stands out from nothing.
@@ -40,10 +40,14 @@ UNITS = {
     "concentration": "",
 }
 
-WEIGHTS = {"separation": 0.3, "calm": 1.6, "focus gap": 0.6, "soft": 0.9, "concentration": 0.4, "area": 0.6}
+WEIGHTS = {"separation": 0.3, "calm": 1.6, "focus gap": 0.6, "soft": 1.1, "concentration": 0.4, "area": 0.6}
 
 _REBLUR = 1.0
 """Standard deviation in px of the re-blur, two passes of the 3x3 binomial kernel."""
+
+_NOISE = 0.25 * (100 / 255) ** 2
+"""Gradient energy, in squared L* a pixel at 256, of noise of one squared level of luma at 512: a mean of 2x2 leaves a
+quarter, and a level is 100/255 L*, more in dark tones. The re-blur leaves next to nothing of it."""
 
 _FLOOR = 0.05
 """Mean gradient energy, in squared L* a pixel, that counts as no edge."""
@@ -57,7 +61,7 @@ def measure(scene: Scene) -> Measured:
     difference, separation = _separation(planes.small, figure, ground)
     clutter = filters.weighted_mean(filters.block_mean(planes.lightness_gradient[2], 4), ground)
     busyness = filters.weighted_mean(torch.hypot(*filters.gradient(planes.levelled[:, 0])), ground)
-    figure_width, ground_width = _widths(planes, (figure.square(), ground))
+    figure_width, ground_width = _widths(planes, scene.noise.variance, (figure.square(), ground))
     gap = (ground_width / figure_width).log2()
     share = subject.share
     area = filters.ramp(0.06 - share, 0.0, 0.05) + filters.ramp(share, 0.4, 0.7)
@@ -83,15 +87,17 @@ def measure(scene: Scene) -> Measured:
     return Measured(weighted(terms, WEIGHTS), strength, values, terms)
 
 
-def _widths(planes: Planes, weights: tuple[Tensor, Tensor]) -> list[Tensor]:
+def _widths(planes: Planes, noise: Tensor, weights: tuple[Tensor, Tensor]) -> list[Tensor]:
     """Widths [B] of edges in px at 256, 0.3-8, under each of the weights [B, h, w] of 64 px."""
     again = filters.binomial(filters.binomial(planes.lab[:, 0]))
     before = filters.block_mean(planes.lightness_gradient[2].square(), 4)
     right, down = filters.gradient(again)
     after = filters.block_mean(right * right + down * down, 4)
+    n = _NOISE * noise
     found = []
     for weight in weights:
-        q = (filters.weighted_mean(before, weight) + _FLOOR) / (filters.weighted_mean(after, weight) + _FLOOR)
+        sharp = (filters.weighted_mean(before, weight) - n).clamp_min(0)
+        q = (sharp + _FLOOR) / (filters.weighted_mean(after, weight) + _FLOOR)
         found.append((_REBLUR / (q.square() - 1).clamp_min(1 / 64).sqrt()).clamp(0.3, 8.0))
     return found
 

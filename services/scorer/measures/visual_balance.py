@@ -1,13 +1,20 @@
 """visual_balance: how evenly the visual weight is spread.
 
-Inputs: Lab and the subject map at 64 px, the lines. Visual weight of a cell: its distance from the picture's mean
-colour (Lab units) plus 12 times the subject map, after Arnheim (1974), "Art and Visual Perception".
+Inputs: levelled Lab at 64 px, the lines. Visual weight of a cell, after Arnheim (1974), "Art and Visual Perception":
+its contrast with what surrounds it (distance in Lab from the mean of 13 x 13 cells) and its detail (gradient of L*),
+each over its mean. So a bright sky without a cloud weighs little, and a small bright shape in the dark much.
 
-- offset: distance of the centre of weight from the middle, in shares of the frame.
-- sides: |left - right| and |top - bottom| of the weight.
+- offset: distance o of the centre of weight from the middle, in shares of the frame, as o/(o + 0.05).
+- axes: how unequal the weight is on both sides of the upright, the level and the two diagonal axes, as in the
+  assessment of preference for balance of Wilson and Chatterjee (2005) without its inner and outer areas: what lies
+  across a diagonal answers as what lies across the middle does.
 - symmetry: 1 - mean |L* - mirrored L*| over the same between unrelated halves.
 - levelness of the lines near the axes: a leaning horizon tips the frame.
 
+In 2,000 pairs on the half of the fitting set that is for development, axes prefers the middle 80% of a photograph to
+80% from a side or corner in 0.62, the offset in 0.60, and in 0.56 and 0.57 if distance from the mean colour and the
+subject are the weight. So little tells a composed frame from a crop (McManus, Stoever and Kim 2011 found less still)
+that neither decides alone.
 The weights were set by hand; level counts as far as there are lines to tell it from.
 """
 
@@ -16,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from services.scorer.measures import filters
 from services.scorer.measures.planes import grid
@@ -27,28 +35,32 @@ UNITS = {
     "offset": "share of the frame",
     "left_right": "share of the weight",
     "top_bottom": "share of the weight",
+    "axes": "share of the weight",
     "symmetry": "",
     "tilt": "degrees",
     "line_presence": "",
     "levelness": "",
 }
 
-WEIGHTS = {"offset": 3.0, "sides": 0.8, "heights": 0.32, "symmetry": 0.5, "level": 0.5}
+WEIGHTS = {"offset": 0.5, "axes": 1.3, "symmetry": 0.5, "level": 0.5}
 
 
 def measure(scene: Scene) -> Measured:
     """Returns the balance of each picture."""
-    small, lines = scene.planes.small, scene.lines
-    mean = small.mean(dim=(-2, -1), keepdim=True)
-    weight = (small - mean).square().sum(1).sqrt() + 12 * scene.subject.map + 2.0
+    small, levelled, lines = scene.planes.small, scene.planes.levelled, scene.lines
+    weight = _visual_weight(levelled)
     rows, columns = weight.shape[-2:]
     x, y = grid(rows, columns, weight.device)
     at_x = filters.weighted_mean(x.expand_as(weight), weight)
     at_y = filters.weighted_mean(y.expand_as(weight), weight)
     offset = torch.hypot(at_x - 0.5, 0.6 * (at_y - 0.5))
     total = weight.sum(dim=(-2, -1))
-    left_right = (weight * torch.sign(x - 0.5)).sum(dim=(-2, -1)) / total
-    top_bottom = (weight * torch.sign(y - 0.5)).sum(dim=(-2, -1)) / total
+    across, down = x - 0.5, y - 0.5
+    differences = [
+        (weight * torch.sign(side)).sum(dim=(-2, -1)) / total for side in (across, down, across - down, across + down)
+    ]
+    left_right, top_bottom = differences[:2]
+    axes = torch.stack(differences).abs().mean(0)
     lightness = filters.box(small[:, 0], 1)
     spread = lightness.std(dim=(-2, -1), unbiased=False)
     mirrored = (lightness - lightness.flip(-1)).abs().mean(dim=(-2, -1))
@@ -56,9 +68,8 @@ def measure(scene: Scene) -> Measured:
     symmetry = 1 - mirrored / (1.128 * spread + 1)
     level = lines.levelness.clamp(-1.5, 1.5) * (0.4 + 0.6 * lines.presence)
     terms = {
-        "offset": -offset,
-        "sides": -left_right.abs(),
-        "heights": -top_bottom.abs(),
+        "offset": -filters.saturate(offset, 0.05),
+        "axes": -axes,
         "symmetry": symmetry,
         "level": level,
     }
@@ -68,6 +79,7 @@ def measure(scene: Scene) -> Measured:
         "offset": offset,
         "left_right": left_right,
         "top_bottom": top_bottom,
+        "axes": axes,
         "symmetry": symmetry,
         "tilt": lines.tilt,
         "line_presence": lines.presence,
@@ -75,6 +87,13 @@ def measure(scene: Scene) -> Measured:
     }
     strength = 0.2 + 0.8 * filters.ramp(scene.detail, 0.0, 0.2)
     return Measured(weighted(terms, WEIGHTS), strength, values, terms)
+
+
+def _visual_weight(lab: Tensor) -> Tensor:
+    """Contrast with the surroundings plus detail [B, h, w], 2 on average; the same everywhere in an empty frame."""
+    contrast = (lab - filters.box(lab, 6)).square().sum(1).sqrt() + 2
+    detail = torch.hypot(*filters.gradient(lab[:, 0])) + 1
+    return contrast / contrast.mean(dim=(-2, -1), keepdim=True) + detail / detail.mean(dim=(-2, -1), keepdim=True)
 
 
 def evidence(values: Mapping[str, float]) -> list[str]:

@@ -379,3 +379,38 @@ def test_nobody_is_told_to_do_what_is_done_already() -> None:
     assert "Shift the frame down" in _advice("visual_balance", disc(0.5, 0.85, radius=0.1))
     assert "Shift the frame up" in _advice("visual_balance", disc(0.5, 0.15, radius=0.1))
     assert "horizon" not in _advice("visual_balance", disc(0.5, 0.85))
+
+
+def test_colour_broken_at_every_pixel_is_seen_and_noise_is_not_taken_for_it() -> None:
+    clean = photograph("astronaut")
+    rng = np.random.default_rng(3)
+    broken = _scene(perturb.scramble_hue(clean, 0, rng)).noise.broken.item()
+    noisy = [_scene(perturb.noise(clean, sigma, rng)).noise.broken.item() for sigma in (8.0, 16.0, 32.0)]
+    assert _scene(clean).noise.broken.item() < 0.01
+    assert max(noisy) < 0.1 < 0.3 < broken
+
+
+def test_what_lies_across_a_diagonal_answers() -> None:
+    def patches(*corners: tuple[int, int]) -> Pixels:
+        pixels = _solid((128, 128, 128), (384, 512))
+        for row, column in corners:
+            pixels[row : row + 60, column : column + 60] = 230
+        return pixels
+
+    answered = _values("visual_balance", patches((40, 60), (284, 392)))
+    alone = _values("visual_balance", patches((40, 60), (284, 60)))
+    assert answered["offset"] < 0.01
+    assert answered["axes"] < alone["axes"]
+    assert alone["left_right"] < -0.2
+
+
+def test_grain_is_not_taken_for_a_sharp_background() -> None:
+    y, x = np.mgrid[:384, :512]
+    inside = (x - 256) ** 2 + (y - 192) ** 2 < 80**2
+    tones = np.where(inside, 200 + 30 * ((x // 6 + y // 6) % 2), 128 + 6 * np.sin(x / 30))
+    grain = np.random.default_rng(5).normal(0, 3, tones.shape)
+    clean, grainy = (
+        np.clip(plane, 0, 255).round().astype(np.uint8)[..., None].repeat(3, -1) for plane in (tones, tones + grain)
+    )
+    gaps = [_values("subject_isolation", pixels)["focus_gap"] for pixels in (clean, grainy)]
+    assert gaps[1] == pytest.approx(gaps[0], abs=0.15)

@@ -11,6 +11,8 @@ name files of the photographs' folder and nothing else, and what does not fit en
 
 from __future__ import annotations
 
+import os
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -32,6 +34,8 @@ ADVISOR_KEYS: Final = frozenset({"id", "name", "bio", "years", "focus_areas", "v
 METADATA_KEYS: Final = frozenset({"title", "year", "location", "description", "significance", "tags", "best_for"})
 MAX_YAML_BYTES: Final = 16 * 1024 * 1024
 MAX_TEXT: Final = 4_000
+# Control characters, halves of a pair, and separators of lines.
+_UNPRINTABLE: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 @dataclass(frozen=True)
@@ -143,16 +147,42 @@ def _identity(path: Path, about_file: Path, about: dict[str, object], asked: str
 
 def _photographs(folder: Path, notices: list[str]) -> list[Path]:
     files: list[Path] = []
-    for path in sorted(folder.iterdir(), key=lambda each: each.name):
-        if path.name.startswith(".") or not path.is_file():
-            continue
-        if path.suffix.lower() in EXTENSIONS:
-            files.append(path)
-        elif path.name not in ("advisor.yaml", "metadata.yaml"):
-            notices.append(f"{path.name} is passed over: its name does not end like that of a photograph.")
+    try:
+        for path in sorted(folder.iterdir(), key=lambda each: each.name):
+            like_a_photograph = path.suffix.lower() in EXTENSIONS
+            if path.name.startswith(".") or path.name in ("advisor.yaml", "metadata.yaml"):
+                continue
+            if like_a_photograph:
+                fault = _fault_of_photograph(path)
+            elif path.is_file():
+                fault = "its name does not end like that of a photograph"
+            else:
+                continue
+            if fault:
+                notices.append(f"{_legible(path.name)} is passed over: {fault}.")
+            else:
+                files.append(path)
+    except OSError as error:
+        raise ConfigurationError(f"{folder} cannot be read ({error.strerror}); mend its permissions.") from error
     if not files:
         raise ConfigurationError(f"{folder} holds no photograph; put JPEG, PNG, WebP, TIFF, GIF or BMP files into it.")
     return files
+
+
+def _fault_of_photograph(path: Path) -> str:
+    """Returns why a path that ends like a photograph's is none, before it is opened: a pipe would never answer."""
+    if not path.is_file():
+        return "it is a folder" if path.is_dir() else "it is no file, or a link that leads to none"
+    # Names are printed, stored and served as text.
+    return "" if _legible(path.name) == path.name else "its name is not plain UTF-8 text, so rename it"
+
+
+def _legible(name: str) -> str:
+    """Returns a file's name with what is no text, or moves the cursor of a terminal, as escapes."""
+    text = os.fsencode(name).decode(errors="backslashreplace")
+    return "".join(
+        each.encode("unicode_escape").decode() if unicodedata.category(each) in _UNPRINTABLE else each for each in text
+    )
 
 
 def _metadata(path: Path, file_names: set[str], notices: list[str]) -> dict[str, dict[str, object]]:
@@ -198,6 +228,8 @@ def _mapping(path: Path) -> dict[str, object]:
     """Returns a YAML file's mapping with text keys; empty where there is no file or nothing in it."""
     if not path.exists():
         return {}
+    if not path.is_file():
+        raise ConfigurationError(f"{path} is not a file; write its fields into a text file of that name.")
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
             raise ConfigurationError(f"{path} has more than 16 MiB; keep only the photographs' fields in it.")
@@ -216,7 +248,7 @@ def _mapping(path: Path) -> dict[str, object]:
         return {}
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path} must hold 'name: value' lines, not a {type(content).__name__}.")
-    return {str(key): value for key, value in content.items()}
+    return {_plain(key): value for key, value in content.items()}
 
 
 def _text(where: Path, entry: dict[str, object], key: str) -> str:
@@ -225,7 +257,7 @@ def _text(where: Path, entry: dict[str, object], key: str) -> str:
         return ""
     if isinstance(value, (dict, list)):
         raise ConfigurationError(f"{where}: '{key}' must be text; put it in quotes.")
-    text = " ".join(str(value).split())
+    text = _plain(value)
     if len(text) > MAX_TEXT:
         raise ConfigurationError(f"{where}: '{key}' has {len(text):,} characters; shorten it to {MAX_TEXT:,}.")
     return text
@@ -236,10 +268,16 @@ def _texts(where: Path, entry: dict[str, object], key: str) -> tuple[str, ...]:
     if value is None:
         return ()
     if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
+        return tuple(text for part in value.split(",") if (text := _plain(part)))
     if not isinstance(value, list) or any(isinstance(part, (dict, list)) for part in value):
         raise ConfigurationError(f"{where}: '{key}' must be a list of words, like [{key}-one, {key}-two].")
-    return tuple(" ".join(str(part).split())[:200] for part in value if part is not None)
+    return tuple(_plain(part)[:200] for part in value if part is not None)
+
+
+def _plain(value: object) -> str:
+    """Returns a value as one line of text; two escaped halves of a character, as JSON writes them, become it."""
+    text = " ".join(str(value).split()).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return "".join(each for each in text if unicodedata.category(each) not in _UNPRINTABLE)
 
 
 def _unknown(where: str, entry: dict[str, object], known: frozenset[str]) -> list[str]:

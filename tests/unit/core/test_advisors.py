@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,52 @@ def test_the_dimensions_are_the_contracts_eight() -> None:
         "visual_balance",
         "emotional_impact",
     )
+
+
+def test_passes_over_what_only_looks_like_a_photograph_and_says_why(folder: Path) -> None:
+    photographs = folder / "references"
+    os.mkfifo(photographs / "pipe.jpg")
+    (photographs / "drawer.jpg").mkdir()
+    (photographs / "gone.jpg").symlink_to("nowhere")
+    (photographs / "ring.jpg").symlink_to("ring.jpg")
+    advisor = load_advisor(folder)
+    assert [each.file_name for each in advisor.photographs] == ["a.PNG", "b.jpg"]
+    for name, why in (("drawer", "a folder"), ("gone", "leads to none"), ("pipe", "no file"), ("ring", "no file")):
+        assert any(notice.startswith(f"{name}.jpg is passed over") and why in notice for notice in advisor.notices)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"caf\xe9.jpg", "caf\\xe9.jpg"),
+        (b"two\nlines.jpg", "two\\nlines.jpg"),
+        (b"red\x1b[31m.jpg", "red\\x1b[31m.jpg"),
+    ],
+)
+def test_a_name_that_is_no_line_of_text_is_not_stored_and_is_shown_escaped(
+    folder: Path, name: bytes, shown: str
+) -> None:
+    Path(os.fsdecode(os.fsencode(folder / "references") + b"/" + name)).write_bytes(b"x")
+    advisor = load_advisor(folder)
+    assert [each.file_name for each in advisor.photographs] == ["a.PNG", "b.jpg"]
+    assert f"{shown} is passed over: its name is not plain UTF-8 text, so rename it." in advisor.notices
+
+
+def test_names_of_other_scripts_and_typographic_spaces_stay(folder: Path) -> None:
+    names = ["写真.jpg", "Bildschirm\u202ffoto.jpg", "👩\u200d🎨.jpg"]
+    for name in names:
+        (folder / "references" / name).write_bytes(b"x")
+    assert {each.file_name for each in load_advisor(folder).photographs} == {*names, "a.PNG", "b.jpg"}
+
+
+@pytest.mark.parametrize("file", ["advisor.yaml", "metadata.yaml"])
+def test_a_pipe_in_a_files_place_is_refused_and_not_waited_for(folder: Path, file: str) -> None:
+    os.mkfifo(folder / file)
+    assert "is not a file" in sentence(folder)
+
+
+def test_texts_lose_what_is_no_text(folder: Path) -> None:
+    (folder / "advisor.yaml").write_text('name: "A\\e[31mB\\0 \\ud83d\\ude00 \\ud800"\nfocus_areas: ["a\\eb"]\n')
+    advisor = load_advisor(folder)
+    assert advisor.name == "A[31mB 😀 \N{REPLACEMENT CHARACTER}"
+    assert advisor.focus_areas == ("ab",)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -97,20 +98,30 @@ def run_precompute(settings: CommonSettings, service: Service, folder: Path, adv
         "MONDRIAN_MODELS_DIR": str(settings.models_dir),
     }
     sys.stdout.flush()
-    # Held back until the new process can answer it with a sentence: it lets it through by itself.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    process = None
+    process: subprocess.Popen[bytes] | None = None
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        # Ctrl-C reaches both processes, this only the one that it was sent to.
+        if process is not None:
+            process.send_signal(number)
+        raise KeyboardInterrupt
+
+    held = {signal.SIGINT, signal.SIGTERM}
+    before = signal.signal(signal.SIGTERM, stop)
+    # Held back until the new process can answer them with a sentence: it lets them through by itself.
+    signal.pthread_sigmask(signal.SIG_BLOCK, held)
     try:
         process = subprocess.Popen(command, env=environment)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
         return process.wait()
     except KeyboardInterrupt:
-        # Ctrl-C has reached it as well; it says itself what is kept, unless it was done by then.
-        if process is None or process.wait() == 0:
+        # It says itself what is kept, unless it was done by then.
+        if process is None or process.wait() != INTERRUPTED:
             complain("Interrupted; what was finished is kept.")
         return INTERRUPTED
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
+        signal.signal(signal.SIGTERM, before)
 
 
 def summary(settings: CommonSettings, advisor_id: str) -> str:

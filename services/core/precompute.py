@@ -6,11 +6,13 @@ Nothing heavy is imported here, so that Ctrl-C is answered while a command's lib
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 INTERRUPTED: Final = "Interrupted; what was finished is kept, and the same command goes on from there."
@@ -47,27 +49,53 @@ def run_command(
     body: Callable[[argparse.Namespace], Iterable[str]],
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Returns the exit code of `python -m module`: 0 done, 2 with one sentence when it cannot be, 130 after Ctrl-C.
+    """Returns the exit code of `python -m module`: 0 done, 2 with one sentence when it cannot be, 130 after Ctrl-C
+    or SIGTERM.
 
     `body` gets the options (`advisor_dir`, `advisor_id`, `data_dir`, `quiet`), imports what it needs and returns what
     it did, as sentences to be printed. `arguments` are those of the process where they are None.
     """
     try:
-        # Whoever starts this may have held Ctrl-C back while Python itself was starting.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        options = _parser(module, description).parse_args(arguments)
-        from services.core.errors import ConfigurationError
+        with _stoppable():
+            options = _parser(module, description).parse_args(arguments)
+            from services.core.errors import ConfigurationError
 
-        try:
-            for sentence in body(options):
-                print(sentence)
-        except ConfigurationError as error:
-            print(f"mondrian: {error}", file=sys.stderr)
-            return 2
+            try:
+                for sentence in body(options):
+                    print(sentence)
+            except ConfigurationError as error:
+                print(f"mondrian: {error}", file=sys.stderr)
+                return 2
     except KeyboardInterrupt:
         print(f"mondrian: {INTERRUPTED}", file=sys.stderr)
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Makes SIGTERM what Ctrl-C is: the kernel would not even pass it on to the first process of a container.
+
+    The first of them is the only one that is heard: the next would interrupt what is being put in order.
+    """
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    try:
+        for each, handler in before.items():
+            # Ignored by whoever started this (nohup, a shell's background), it stays so.
+            if handler is not signal.SIG_IGN:
+                signal.signal(each, stop)
+        # Whoever starts this may have held them back while Python itself was starting.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _parser(module: str, description: str) -> argparse.ArgumentParser:

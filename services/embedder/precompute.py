@@ -4,7 +4,7 @@
 
 Photographs are known by the sha256 of their bytes, so only new ones meet the encoder; a run that was interrupted goes
 on where it was. The other advisors of the current release stay in the new one. Exit code 0 when a release is served,
-2 with one sentence when it cannot be, 130 after Ctrl-C.
+2 with one sentence when it cannot be, 130 after Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations

@@ -240,7 +240,7 @@ def test_a_precompute_process_gets_folder_id_and_settings(
     assert MALLOC.items() <= environment.items()
 
 
-@pytest.mark.parametrize(("code", "sentences"), [(130, 0), (-2, 0), (0, 1)])
+@pytest.mark.parametrize(("code", "sentences"), [(130, 0), (-2, 1), (0, 1)])
 def test_ctrl_c_during_a_precompute_is_told_once(
     settings: CommonSettings,
     tmp_path: Path,
@@ -267,3 +267,25 @@ def test_ctrl_c_during_a_precompute_is_told_once(
     assert command.run_precompute(settings, SCORER, tmp_path, "hero") == 130
     assert len(capsys.readouterr().err.splitlines()) == sentences
     assert [signal.SIGINT in mask for mask in masks] == [True, False, False]
+
+
+def test_a_stop_is_passed_on_to_the_process_that_computes(
+    settings: CommonSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    passed_on: list[int] = []
+
+    class Process:
+        def __init__(self, arguments: list[str], env: dict[str, str]) -> None:
+            self.send_signal = passed_on.append
+
+        def wait(self) -> int:
+            if not passed_on:
+                signal.raise_signal(signal.SIGTERM)
+            return 130
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("services.cli.precompute.subprocess.Popen", Process)
+    assert command.run_precompute(settings, SCORER, tmp_path, "hero") == 130
+    assert passed_on == [signal.SIGTERM]
+    assert capsys.readouterr().err == "", "the process that computes has told so"
+    assert signal.getsignal(signal.SIGTERM) == before

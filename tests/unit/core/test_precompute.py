@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,33 @@ def test_a_command_ends_with_one_sentence(
     assert capsys.readouterr() == ("", f"mondrian: {sentence}\n")
 
 
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_stopped_puts_its_work_in_order_undisturbed(
+    capsys: pytest.CaptureFixture[str], sent: signal.Signals
+) -> None:
+    ends: list[str] = []
+
+    def body(options: argparse.Namespace) -> list[str]:
+        try:
+            signal.raise_signal(sent)
+            return ["Not stopped."]
+        finally:
+            # The impatient press the keys again, and a group's processes get the signal twice.
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+            ends.append("in order")
+
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+        assert run_command("services.some.precompute", "Does something.", body, ["--advisor-dir", "."]) == 130
+        assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+    finally:
+        signal.signal(signal.SIGINT, heard)
+    assert ends == ["in order"]
+    assert capsys.readouterr() == ("", f"mondrian: {INTERRUPTED}\n")
+
+
 def test_what_was_left_out_is_said_with_its_reason() -> None:
     assert remarks([], [], "encoder") == []
     skipped = [Skipped("a.jpg", "IMAGE_EMPTY", "it is empty."), Skipped("b.jpg", "DUPLICATE", "it is a.jpg again.")]
@@ -70,14 +98,15 @@ def test_ctrl_c_while_the_libraries_are_loading_leaves_one_sentence(tmp_path: Pa
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", f"mondrian: {INTERRUPTED}\n")
 
 
-def test_ctrl_c_held_back_while_python_starts_leaves_one_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM"])
+def test_a_stop_held_back_while_python_starts_leaves_one_sentence(tmp_path: Path, sent: str) -> None:
     # As the command line starts it: blocked, and already waiting when the first line runs.
     script = (
         "import os, runpy, signal, sys\n"
         # A shell that starts the tests in its background has SIGINT ignored, and its children with it.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})\n"
-        "os.kill(os.getpid(), signal.SIGINT)\n"
+        f"signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.{sent}}})\n"
+        f"os.kill(os.getpid(), signal.{sent})\n"
         f"sys.argv[1:] = ['--advisor-dir', {str(tmp_path)!r}]\n"
         "runpy.run_module('services.scorer.precompute', run_name='__main__')\n"
     )

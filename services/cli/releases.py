@@ -101,6 +101,7 @@ def collect(
     settings = CommonSettings.load()
     for each in _chosen(service):
         if store_of(settings, each).current_id() is None:
+            out().print(f"{each.name}: it has no release.")
             continue
         removed = collect_old(store_of(settings, each), keep)
         out().print(f"{each.name}: {counted(len(removed), 'release')} removed.")

@@ -75,9 +75,9 @@ def digest_of(path: Path) -> str:
 
 def damage_of(path: Path, digest: str) -> str:
     """Returns what is wrong with a file that should have this sha256; empty when nothing is."""
-    if path.is_symlink() or not path.is_file():
-        return f"{path.name} is missing"
     try:
+        if path.is_symlink() or not path.is_file():
+            return f"{path.name} is missing"
         return "" if digest_of(path) == digest else f"{path.name} differs from its sha256"
     except OSError as error:
         return f"{path.name} cannot be read ({error.strerror})"

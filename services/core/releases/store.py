@@ -86,10 +86,20 @@ class ReleaseStore:
         return Release(release_id, path, manifest, lease)
 
     def releases(self) -> list[ReleaseInfo]:
-        """Returns every release, the newest first; those whose manifest is damaged last. Files are not read."""
+        """Returns every release, the newest first; those whose manifest is damaged last. Files are not read.
+
+        Raises:
+            ReleaseDamaged: the folder of the releases cannot be read.
+        """
         current = self._current_or_none()
         found = []
-        for path in self.releases_folder.iterdir() if self.releases_folder.is_dir() else ():
+        try:
+            paths = list(self.releases_folder.iterdir())
+        except FileNotFoundError:
+            paths = []
+        except OSError as error:
+            raise self._unreadable(self.releases_folder, error) from error
+        for path in paths:
             if not _ID.fullmatch(path.name):
                 continue
             size = 0
@@ -149,13 +159,19 @@ class ReleaseStore:
         except ReleaseDamaged:
             return None
 
+    def _unreadable(self, path: Path, error: OSError) -> ReleaseDamaged:
+        return ReleaseDamaged(f"{path} cannot be read ({error.strerror}); check MONDRIAN_DATA_DIR and its permissions.")
+
     def _damaged(self, release_id: str, problem: str) -> ReleaseDamaged:
         return ReleaseDamaged(f"Release {release_id[:12]} in {self.root} is damaged: {problem}; {mend(self.root)}.")
 
     def _manifest(self, release_id: str) -> Manifest:
         path = self.path_of(release_id)
-        if not path.is_dir():
-            raise ReleaseDamaged(f"Release {release_id[:12]} is not in {self.root}; {mend(self.root)}.")
+        try:
+            if not path.is_dir():
+                raise ReleaseDamaged(f"Release {release_id[:12]} is not in {self.root}; {mend(self.root)}.")
+        except OSError as error:
+            raise self._unreadable(path, error) from error
         if problem := damage_of(path / MANIFEST, release_id):
             raise self._damaged(release_id, problem)
         try:

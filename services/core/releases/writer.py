@@ -11,7 +11,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ class Writer:
             files[path.name] = digest_of(path)
         if not files:
             raise ValueError("a release needs at least one file")
-        manifest = Manifest(space_id, files, dict(counts), datetime.now(UTC).isoformat(), dict(extra or {}))
+        manifest = Manifest(space_id, files, dict(counts), self._now(), dict(extra or {}))
         if (unchanged := self._unchanged(manifest)) is not None:
             return unchanged
         content = manifest.to_bytes()
@@ -156,6 +156,14 @@ class Writer:
             return place
         return None
 
+    def _now(self) -> str:
+        """Returns the time, later than that of every release: clocks are set back, and "the one before" must stay."""
+        now = datetime.now(UTC)
+        for info in self._store.releases():
+            with contextlib.suppress(ValueError, TypeError):
+                now = max(now, datetime.fromisoformat(info.created) + timedelta(microseconds=1))
+        return now.isoformat(timespec="microseconds")
+
     def _unchanged(self, manifest: Manifest) -> Release | None:
         with contextlib.suppress(ReleaseDamaged):
             current = self._store.current()
@@ -176,6 +184,8 @@ def rollback(store: ReleaseStore, release_id: str | None = None) -> Release:
         ConfigurationError: there is no such release, or none before the current one.
         WriterBusy: another process is writing.
     """
+    if not store.releases():
+        raise ConfigurationError(f"There is no release in {store.root}; pre-compute an advisor first.")
     with writing(store) as writer:
         if release_id is None:
             known = store.releases()
@@ -231,12 +241,14 @@ def _sentences(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        here = error.filename is not None and Path(os.fsdecode(error.filename)).is_relative_to(root)
+        place = Path(os.fsdecode(error.filename)) if error.filename is not None else None
+        # A folder of the root that cannot be made has the fault of one above it.
+        here = place is not None and (place.is_relative_to(root) or root.is_relative_to(place))
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ConfigurationError(
                 f"The disk that holds {root} is full; free some space and run the same command again: nothing is lost."
             ) from error
-        if here and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        if here or error.errno in (errno.EIO, errno.EROFS):
             raise ConfigurationError(
                 f"{root} cannot be written to ({error.strerror}); choose another folder."
             ) from error

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
+from collections.abc import Iterator
+from datetime import datetime, tzinfo
 from pathlib import Path
 
 import pytest
@@ -107,6 +112,41 @@ def test_a_current_that_leads_nowhere_is_refused(store: ReleaseStore) -> None:
         store.current()
 
 
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """Root may read everything, and tests may be run by root."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+@pytest.mark.parametrize("closed", ["../data", "releases", "releases/*", "releases/*/manifest.json"])
+def test_a_store_that_may_not_be_read_says_so(closed: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        store = ReleaseStore(Path(folder) / "data")
+        release_id = publish(store, "one").id
+        [shut] = store.root.glob(closed)
+        shut.chmod(0)
+        with unprivileged():
+            with pytest.raises(ConfigurationError, match="Permission denied"):
+                store.current()
+            [problem] = store.verify(release_id)
+            assert "Permission denied" in problem
+            if closed.startswith("releases/"):
+                [release] = store.releases()
+                assert "Permission denied" in release.damage
+            else:
+                with pytest.raises(ConfigurationError, match=r"cannot be read \(Permission denied\)"):
+                    store.releases()
+            store.signature()
+        shut.chmod(0o755)
+
+
 def test_what_mends_a_damaged_store_names_its_service_and_its_folder(tmp_path: Path) -> None:
     store = ReleaseStore(tmp_path / "embedder")
     publish(store, "one")
@@ -186,6 +226,28 @@ def test_rollback_returns_to_the_release_before_or_to_a_named_one(store: Release
         store.find("nope")
 
 
+def test_a_clock_that_is_set_back_does_not_change_what_was_before(
+    store: ReleaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Back(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Back:
+            return cls(1999, 1, 1, tzinfo=tz)
+
+    first = publish(store, "one").id
+    monkeypatch.setattr("services.core.releases.writer.datetime", Back)
+    second, third = publish(store, "two").id, publish(store, "three").id
+    assert [info.id for info in store.releases()] == [third, second, first]
+    assert collect(store, keep=1) == [first]
+    assert rollback(store).id == second
+
+
+def test_rollback_of_what_never_was_creates_nothing(store: ReleaseStore) -> None:
+    with pytest.raises(ConfigurationError, match="There is no release in"):
+        rollback(store)
+    assert not store.root.exists()
+
+
 def test_rollback_to_a_damaged_release_is_refused_and_changes_nothing(store: ReleaseStore) -> None:
     first, second = publish(store, "one"), publish(store, "two")
     (first.path / "ansel.hnsw").unlink()
@@ -226,6 +288,23 @@ def test_a_root_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
         writing(ReleaseStore(tmp_path / "file" / "data")),
     ):
         pass
+
+
+@pytest.mark.parametrize("fault", [errno.ENOENT, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG])
+def test_whatever_a_disk_refuses_is_a_sentence(
+    store: ReleaseStore, monkeypatch: pytest.MonkeyPatch, fault: int
+) -> None:
+    def refuse(path: object, *arguments: object) -> None:
+        raise OSError(fault, os.strerror(fault), str(store.root.parent))
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(ConfigurationError, match=rf"cannot be written to \({os.strerror(fault)}\)"), writing(store):
+        pass
+
+
+def test_the_faults_of_other_files_are_left_as_they_are(store: ReleaseStore) -> None:
+    with pytest.raises(BrokenPipeError), writing(store):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
 
 # The calls by which a writer changes the disk; the child is killed before the n-th of them.

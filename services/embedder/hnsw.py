@@ -23,6 +23,7 @@ LARGE = 50_000
 """From so many vectors on a graph gets twice the links, chosen twice as carefully, or its recall is not enough."""
 _LINKS = 16
 _EF_CONSTRUCTION = 200
+_AT_ONCE = 1_000
 SPARE = 16
 """Neighbors fetched beyond top_k, so that equal similarities at its edge come out in the order of their labels."""
 _SEED = 100
@@ -70,7 +71,10 @@ def grow(matrix: Matrix, threads: int) -> Any:
     graph = hnswlib.Index(space="ip", dim=dimensions)
     care = 2 if count >= LARGE else 1
     graph.init_index(max_elements=count, M=_LINKS * care, ef_construction=_EF_CONSTRUCTION * care, random_seed=_SEED)
-    graph.add_items(matrix, np.arange(count), num_threads=threads)
+    # A growth of minutes is stopped by Ctrl-C, which Python hears between two calls.
+    for start in range(0, count, _AT_ONCE):
+        rows = matrix[start : start + _AT_ONCE]
+        graph.add_items(rows, np.arange(start, start + len(rows)), num_threads=threads)
     return graph
 
 

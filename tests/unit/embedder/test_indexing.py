@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 
+import hnswlib
 import numpy as np
 import pytest
 
@@ -88,6 +90,32 @@ def test_where_the_graph_does_not_reach_the_goal_the_search_is_exact(
     assert not (tmp_path / "one.hnsw").exists()
     searched = load_index(record, None, matrix)
     assert [hit.label for hit in searched.search(matrix[7], 5)] == brute(matrix, matrix[7], 5)
+
+
+def test_a_graph_grown_in_steps_is_that_grown_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = clustered(1500)
+    build_index(matrix, tmp_path / "steps.hnsw", asked="hnsw")
+    monkeypatch.setattr(hnsw, "_AT_ONCE", len(matrix))
+    build_index(matrix, tmp_path / "once.hnsw", asked="hnsw")
+    assert (tmp_path / "steps.hnsw").read_bytes() == (tmp_path / "once.hnsw").read_bytes()
+
+
+def test_ctrl_c_is_heard_while_a_graph_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    added: list[int] = []
+
+    class Index(hnswlib.Index):
+        def add_items(self, rows: np.ndarray, *arguments: object, **options: object) -> None:
+            added.append(len(rows))
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(hnswlib, "Index", Index)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            hnsw.grow(clustered(1500), 1)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert added == [1000]
 
 
 def test_the_smallest_breadth_that_reaches_the_goal_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

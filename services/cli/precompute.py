@@ -81,6 +81,9 @@ def precompute_folders(settings: CommonSettings, folders: Sequence[Path], adviso
             if code == INTERRUPTED:
                 return code
             worst = max(worst, MISCONFIGURED if code == MISCONFIGURED else FAILED if code else 0)
+            if code:
+                # Another writer may have the one store now, and the other next: both are to have an advisor whole.
+                break
         line = Text(plain(summary(settings, advisor.id)), style="bold" if not worst else "bold red")
         console.print(line, soft_wrap=True)
     return worst

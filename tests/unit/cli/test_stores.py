@@ -183,8 +183,8 @@ def test_both_services_precompute_and_the_result_is_summed_up(
 
 
 @pytest.mark.usefixtures("models")
-@pytest.mark.parametrize(("codes", "expected"), [((0, 1), 1), ((2, 0), 2), ((1, 2), 2), ((130,), 130)])
-def test_the_worst_end_is_the_exit_code(
+@pytest.mark.parametrize(("codes", "expected"), [((0, 1), 1), ((0, 2), 2), ((2,), 2), ((1,), 1), ((130,), 130)])
+def test_the_first_fault_ends_an_advisor_and_is_the_exit_code(
     settings: CommonSettings,
     advisor: Path,
     monkeypatch: pytest.MonkeyPatch,

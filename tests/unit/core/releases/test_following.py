@@ -1,0 +1,160 @@
+"""Following releases: readers never notice a change, and what is refused leaves the old one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+from services.core.errors import ConfigurationError, NoRelease
+from services.core.metrics import RELEASE_DAMAGED
+from services.core.releases import Release, ReleaseStore, ReleaseWatcher, collect
+from tests.unit.core.releases.stores import publish, text_of
+
+
+def loaded(release: Release) -> tuple[str, Release]:
+    return text_of(release), release
+
+
+async def test_a_watcher_has_nothing_until_the_first_release(store: ReleaseStore) -> None:
+    watcher = ReleaseWatcher(store, loaded, poll_s=3600)
+    await watcher.start()
+    try:
+        with pytest.raises(NoRelease, match="mondrian precompute"):
+            _ = watcher.value
+        published = publish(store, "one")
+        assert await watcher.refresh()
+        assert watcher.value[0] == "one"
+        assert watcher.release_id == published.id
+        assert not await watcher.refresh(), "what is served already is not loaded again"
+    finally:
+        await watcher.stop()
+
+
+async def test_a_watcher_notices_by_itself(store: ReleaseStore) -> None:
+    swapped: asyncio.Queue[object] = asyncio.Queue()
+    watcher = ReleaseWatcher(store, loaded, poll_s=0.01, on_swap=swapped.put_nowait)
+    await watcher.start()
+    try:
+        publish(store, "one")
+        assert await asyncio.wait_for(swapped.get(), 10) is None
+        publish(store, "two")
+        old = await asyncio.wait_for(swapped.get(), 10)
+        assert isinstance(old, tuple)
+        assert old[0] == "one"
+        assert watcher.value[0] == "two"
+    finally:
+        await watcher.stop()
+
+
+async def test_a_refused_release_leaves_the_old_value_and_is_looked_at_again_when_mended(
+    store: ReleaseStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(store, "one")
+    watcher = ReleaseWatcher(store, loaded, poll_s=3600)
+    await watcher.start()
+    try:
+        second = publish(store, "two")
+        path = second.path / "catalogue.sqlite"
+        path.chmod(0o644)
+        path.write_text("twX")
+        assert not await watcher.refresh()
+        assert watcher.value[0] == "one"
+        assert "catalogue.sqlite differs from its sha256" in caplog.text
+        caplog.clear()
+        assert not await watcher.refresh()
+        assert caplog.text == "", "said once"
+        path.unlink()
+        path.write_text("two")
+        assert await watcher.refresh()
+        assert watcher.value[0] == "two"
+    finally:
+        await watcher.stop()
+
+
+class Verified(ReleaseStore):
+    """Tells when it was asked to verify."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.asked = threading.Semaphore(0)
+
+    def verify(self, release_id: str) -> list[str]:
+        self.asked.release()
+        return super().verify(release_id)
+
+
+async def test_a_byte_that_changes_under_a_served_release_is_noticed_and_the_value_stays(
+    store: ReleaseStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    published = publish(store, "one")
+    watched = Verified(store.root)
+    watcher = ReleaseWatcher(watched, loaded, poll_s=0.01, verify_s=0.01)
+    assert await watcher.verify() == []
+    await watcher.start()
+    try:
+        assert await watcher.verify() == []
+        assert next(iter(RELEASE_DAMAGED.collect())).samples[0].value == 0
+        path = published.path / "ansel.hnsw"
+        path.chmod(0o644)
+        path.write_bytes(b"twO" * 3)
+        # By itself: the second question after the change began after it.
+        for _ in range(3):
+            assert await asyncio.to_thread(watched.asked.acquire, timeout=30)
+        (problem,) = await watcher.verify()
+        assert "ansel.hnsw differs from its sha256" in problem
+        assert problem in caplog.text
+        assert next(iter(RELEASE_DAMAGED.collect())).samples[0].value == 1
+        assert watcher.value[0] == "one"
+    finally:
+        await watcher.stop()
+        RELEASE_DAMAGED.set(0)
+
+
+async def test_what_load_refuses_or_breaks_on_is_not_served(store: ReleaseStore) -> None:
+    def picky(release: Release) -> str:
+        text = text_of(release)
+        if text == "other space":
+            raise ConfigurationError("It was computed in another space.")
+        if text == "broken":
+            raise RuntimeError("not foreseen")
+        return text
+
+    publish(store, "other space")
+    with pytest.raises(ConfigurationError, match="another space"):
+        await ReleaseWatcher(store, picky).start()
+    publish(store, "one")
+    watcher = ReleaseWatcher(store, picky, poll_s=3600)
+    await watcher.start()
+    try:
+        for text in ("other space", "broken"):
+            publish(store, text)
+            assert not await watcher.refresh()
+            assert watcher.value == "one"
+        publish(store, "two")
+        assert await watcher.refresh()
+        assert watcher.value == "two"
+    finally:
+        await watcher.stop()
+
+
+async def test_a_reader_keeps_its_release_through_swaps_and_collections(store: ReleaseStore) -> None:
+    publish(store, "0").close()
+    watcher = ReleaseWatcher(store, loaded, poll_s=3600)
+    await watcher.start()
+    try:
+        text, release = watcher.value
+        for number in range(1, 21):
+            publish(store, str(number)).close()
+            assert await watcher.refresh()
+            collect(store, keep=0)
+        assert text_of(release) == text == "0"
+        assert watcher.value[0] == "20"
+        assert {info.id for info in store.releases()} == {release.id, watcher.release_id}
+        del release
+        collect(store, keep=0)
+        assert [info.id for info in store.releases()] == [watcher.release_id]
+    finally:
+        await watcher.stop()

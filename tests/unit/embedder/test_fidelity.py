@@ -17,18 +17,8 @@ from PIL import Image, ImageCms
 from services.embedder.clip import ClipEncoder, load_encoder
 from services.embedder.settings import EmbedderSettings
 from tests.fakes.open_clip_folder import write_folder
+from tests.unit.core.images.pictures import TURNS
 from tests.unit.embedder.pictures import encoded
-
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
-"""How a camera stores a photograph that EXIF's orientation brings upright."""
 
 
 @pytest.fixture(scope="module")

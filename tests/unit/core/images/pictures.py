@@ -13,6 +13,17 @@ from PIL import Image
 from services.core import images
 from services.core.errors import InvalidImage
 
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""How a camera stores a photograph that EXIF's orientation brings upright."""
+
 
 def gradient(width: int = 64, height: int = 48) -> Image.Image:
     """Red grows to the right, green downwards: every orientation looks different."""

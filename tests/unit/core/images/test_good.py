@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 
 from services.core import images
 from services.core.errors import InvalidImage
-from tests.unit.core.images.pictures import gradient, mean_difference, pixel, saved
+from tests.unit.core.images.pictures import TURNS, gradient, mean_difference, pixel, saved
 
 
 @pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])
@@ -27,18 +27,8 @@ def test_decodes_each_format_to_rgb(fmt: str) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_turns_a_photograph_upright(orientation: int, fmt: str) -> None:
-    stored_from_upright = {
-        1: None,
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_90,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }[orientation]
     upright = gradient()
-    stored = upright if stored_from_upright is None else upright.transpose(stored_from_upright)
+    stored = upright.transpose(TURNS[orientation]) if orientation in TURNS else upright
     if fmt == "TIFF":
         content = saved(stored, fmt, tiffinfo={0x0112: orientation})
     else:

@@ -46,6 +46,7 @@ _VERSION = 1
 _ENTRY = "advisor, label, entries.id, file_name, title, year, location, description, significance, tags, best_for"
 _SEEN = "photographs.id, width, height, embedding"
 DAMAGED = "The catalogue was damaged after it was verified; `mondrian releases verify` says how to mend it."
+GONE = "The catalogue cannot be opened any more; put the release back into MONDRIAN_DATA_DIR, or pre-compute it again."
 
 
 @dataclass(frozen=True)
@@ -300,7 +301,10 @@ class Catalogue:
     def _each(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
         connection: sqlite3.Connection | None = getattr(self._connections, "open", None)
         if connection is None:
-            connection = sqlite3.connect(self._address, uri=True, check_same_thread=False, isolation_level=None)
+            try:
+                connection = sqlite3.connect(self._address, uri=True, check_same_thread=False, isolation_level=None)
+            except sqlite3.Error as error:
+                raise NoRelease(GONE) from error
             self._connections.open = connection
             self._opened.append(connection)
         try:

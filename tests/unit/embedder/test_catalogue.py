@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sqlite3
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,19 @@ def test_a_catalogue_damaged_while_it_is_served_is_a_sentence_until_it_is_put_ri
             catalogue.thumbnail("a" * 64)
     path.write_bytes(sound)
     assert catalogue.thumbnail("a" * 64) == b"jpeg\x01"
+
+
+def test_a_catalogue_whose_folder_goes_is_a_sentence_in_every_thread_until_it_is_back(tmp_path: Path) -> None:
+    folder = tmp_path / "release"
+    folder.mkdir()
+    catalogue = Catalogue(write(folder / "catalogue.sqlite"), dimensions=8)
+    folder.rename(tmp_path / "away")
+    # A thread that has opened nothing yet.
+    with ThreadPoolExecutor(1) as thread:
+        with pytest.raises(NoRelease, match="MONDRIAN_DATA_DIR"):
+            thread.submit(catalogue.thumbnail, "a" * 64).result()
+        (tmp_path / "away").rename(folder)
+        assert thread.submit(catalogue.thumbnail, "a" * 64).result() == b"jpeg\x01"
 
 
 def everything(catalogue: Catalogue) -> list[object]:

@@ -22,6 +22,7 @@ from services.cli.roster import BACKENDS, CRITIC, SERVICES, Service, endpoint_of
 from services.cli.wording import counted
 from services.core import probe
 from services.core.devices import cpu_has_bfloat16
+from services.core.identifiers import legible
 from services.core.settings import MINI_DIR, CommonSettings, available_cpus, reachable
 
 LOCK: Final = MINI_DIR.parent / "constraints.txt"
@@ -144,7 +145,8 @@ def resources(settings: CommonSettings) -> Iterator[Finding]:
 
 def model(service: Service, settings: CommonSettings) -> Iterator[Finding]:
     """Yields whether a service's weights are there."""
-    chosen = endpoint_of(service).model_path
+    endpoint = endpoint_of(service)
+    chosen = endpoint.model_path
     folder = model_folder(service, settings, chosen)
     if folder is None:
         return
@@ -159,8 +161,9 @@ def model(service: Service, settings: CommonSettings) -> Iterator[Finding]:
         mend = "mondrian models pull" if settings.profile == "full" else "git checkout -- deploy/mini, or: make mini"
         yield Finding(subject, Verdict.MEND, f"{folder}: {fault}.", mend)
     if service is CRITIC:
-        adapters = (MINI_DIR if settings.profile == "mini" else settings.models_dir) / "adapters"
-        names = sorted(path.parent.name for path in adapters.glob("*/adapter_config.json"))
+        beside = (MINI_DIR if settings.profile == "mini" else settings.models_dir) / "adapters"
+        adapters = endpoint.adapters_dir or beside
+        names = sorted(legible(path.parent.name) for path in adapters.glob("*/adapter_config.json"))
         sentence = f"{', '.join(names)}, in {adapters}." if names else f"None in {adapters}; the base model answers."
         yield Finding("Adapters", Verdict.FINE if names else Verdict.NOTE, sentence)
 

@@ -64,6 +64,8 @@ class Endpoint(CommonSettings):
     """The port; unset takes the service's own default, 0 a free one."""
     model_path: Path | None = None
     """The folder of its weights, where it is not the profile's."""
+    adapters_dir: Path | None = None
+    """The folder of its adapters, where it is not the profile's; only the critic has one."""
     tls_certificate: Path | None = None
     """Set, its port speaks TLS, and its health is asked at health_port."""
     health_port: int = Field(default=0, ge=0, le=65535)

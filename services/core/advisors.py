@@ -11,7 +11,6 @@ name files of the photographs' folder and nothing else, and what does not fit en
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import yaml
 from mondrian.types.v1 import types_pb2
 
 from services.core.errors import ConfigurationError
-from services.core.identifiers import ADVISOR_ID
+from services.core.identifiers import ADVISOR_ID, UNPRINTABLE, legible
 from services.core.images import EXTENSIONS
 
 DIMENSIONS: Final = tuple(
@@ -34,8 +33,6 @@ ADVISOR_KEYS: Final = frozenset({"id", "name", "bio", "years", "focus_areas", "v
 METADATA_KEYS: Final = frozenset({"title", "year", "location", "description", "significance", "tags", "best_for"})
 MAX_YAML_BYTES: Final = 16 * 1024 * 1024
 MAX_TEXT: Final = 4_000
-# Control characters, halves of a pair, and separators of lines.
-_UNPRINTABLE: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 @dataclass(frozen=True)
@@ -159,7 +156,7 @@ def _photographs(folder: Path, notices: list[str]) -> list[Path]:
             else:
                 continue
             if fault:
-                notices.append(f"{_legible(path.name)} is passed over: {fault}.")
+                notices.append(f"{legible(path.name)} is passed over: {fault}.")
             else:
                 files.append(path)
     except OSError as error:
@@ -174,15 +171,7 @@ def _fault_of_photograph(path: Path) -> str:
     if not path.is_file():
         return "it is a folder" if path.is_dir() else "it is no file, or a link that leads to none"
     # Names are printed, stored and served as text.
-    return "" if _legible(path.name) == path.name else "its name is not plain UTF-8 text, so rename it"
-
-
-def _legible(name: str) -> str:
-    """Returns a file's name with what is no text, or moves the cursor of a terminal, as escapes."""
-    text = os.fsencode(name).decode(errors="backslashreplace")
-    return "".join(
-        each.encode("unicode_escape").decode() if unicodedata.category(each) in _UNPRINTABLE else each for each in text
-    )
+    return "" if legible(path.name) == path.name else "its name is not plain UTF-8 text, so rename it"
 
 
 def _metadata(path: Path, file_names: set[str], notices: list[str]) -> dict[str, dict[str, object]]:
@@ -277,7 +266,7 @@ def _texts(where: Path, entry: dict[str, object], key: str) -> tuple[str, ...]:
 def _plain(value: object) -> str:
     """Returns a value as one line of text; two escaped halves of a character, as JSON writes them, become it."""
     text = " ".join(str(value).split()).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return "".join(each for each in text if unicodedata.category(each) not in _UNPRINTABLE)
+    return "".join(each for each in text if unicodedata.category(each) not in UNPRINTABLE)
 
 
 def _unknown(where: str, entry: dict[str, object], known: frozenset[str]) -> list[str]:

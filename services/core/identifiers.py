@@ -1,14 +1,19 @@
-"""What an advisor's id looks like: one rule for folders, releases and the requests of every service."""
+"""What an advisor's id looks like: one rule for folders, releases and the requests of every service; and how the name
+of a file or folder that may be anything is written."""
 
 from __future__ import annotations
 
+import os
 import re
+import unicodedata
 from typing import Final
 
 from services.core.errors import InvalidArgument
 
 ADVISOR_ID: Final = re.compile(r"[a-z0-9-]{1,64}")
 """The whole of an advisor's id."""
+UNPRINTABLE: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""The categories of control characters, halves of a pair, and separators of lines."""
 
 
 def asked_advisor(advisor: str, *, required: bool) -> str:
@@ -27,3 +32,11 @@ def asked_advisor(advisor: str, *, required: bool) -> str:
             field="advisor",
         )
     return advisor
+
+
+def legible(name: str) -> str:
+    """Returns a file's name with what is no text, or moves the cursor of a terminal, as escapes."""
+    text = os.fsencode(name).decode(errors="backslashreplace")
+    return "".join(
+        each.encode("unicode_escape").decode() if unicodedata.category(each) in UNPRINTABLE else each for each in text
+    )

@@ -23,6 +23,7 @@ import torch
 
 from services.core.changes import stamp
 from services.core.errors import DeviceMemory, EngineStopped
+from services.core.identifiers import legible
 from services.critic import adapter_format, metrics
 from services.critic.adapter_format import Adapter, AdapterLimits, AdapterRefused, Base
 from services.critic.engine import Engine
@@ -250,10 +251,13 @@ class AdapterRegistry:
 
 
 def _scan(folder: Path) -> dict[str, _Stamp]:
-    """Returns the adapters' folders by name, each with what changes when its files do."""
+    """Returns the adapters' folders by name, each with what changes when its files do.
+
+    A name that is no text, or not on one line, comes with escapes: it is refused, told and logged by those.
+    """
     if not folder.is_dir():
         return {}
-    return {path.name: _stamp(path) for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._"}
+    return {legible(path.name): _stamp(path) for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._"}
 
 
 def _stamp(folder: Path) -> _Stamp:

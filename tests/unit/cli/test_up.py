@@ -258,6 +258,13 @@ def test_the_doctor_looks_for_models(tmp_path: Path) -> None:
     assert list(model(SCORER, settings)) == []
 
 
+def test_the_doctor_looks_for_adapters_where_the_critic_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "jane").mkdir()
+    (tmp_path / "jane" / "adapter_config.json").write_text("{}")
+    monkeypatch.setenv("MONDRIAN_CRITIC_ADAPTERS_DIR", str(tmp_path))
+    assert list(model(CRITIC, CommonSettings.load()))[-1].sentence == f"jane, in {tmp_path}."
+
+
 @pytest.mark.parametrize(("verdict", "code"), [(Verdict.NOTE, 0), (Verdict.MEND, 1)])
 def test_the_doctor_ends_with_1_when_something_needs_mending(
     monkeypatch: pytest.MonkeyPatch, verdict: Verdict, code: int

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from mondrian.critic.v1 import critic_pb2
 from prometheus_client import REGISTRY
 from safetensors.torch import load_file, save_file
 
@@ -16,6 +18,7 @@ from services.core.errors import DeviceMemory
 from services.critic import adapter_format
 from services.critic.adapter_format import AdapterLimits, Base
 from services.critic.adapters import AdapterRegistry, Budget, Entry, State, Voice, _scan
+from services.critic.conversions import adapter_message
 from services.critic.model import VisionLanguageModel
 from services.critic.sampling import SamplingParams
 from services.critic.slots import SlotEngine
@@ -226,3 +229,14 @@ def test_the_stamp_of_a_folder_changes_with_its_files(base: Base, tmp_path: Path
         after = _scan(tmp_path)
         assert after != before
         before = after
+
+
+async def test_a_folder_whose_name_is_no_text_is_refused_by_a_name_that_can_be_listed(
+    tiny: VisionLanguageModel, base: Base, tmp_path: Path
+) -> None:
+    os.mkdir(os.fsencode(tmp_path) + b"/\xff\n\x1b[31m")
+    async with following(tiny, base, tmp_path) as (_, registry):
+        listed = adapter_message(registry.entries()[0])
+    assert listed.name == r"\xff\n\x1b[31m"
+    assert listed.state == critic_pb2.ADAPTER_STATE_REFUSED
+    assert "folder's name" in listed.reason

@@ -145,7 +145,7 @@ class VisionLanguageModel:
 
         Raises `InvalidArgument` when the text spells other image tokens than the photograph's own.
         """
-        ids = self.tokenizer(write(image.tokens), add_special_tokens=False)["input_ids"]
+        ids = self._ids(write(image.tokens))
         start = ids.index(self.image_token_id) if self.image_token_id in ids else 0
         span = slice(start, start + image.tokens)
         if ids.count(self.image_token_id) != image.tokens or set(ids[span]) != {self.image_token_id}:
@@ -156,6 +156,14 @@ class VisionLanguageModel:
             torch.tensor([ids]), kinds, image_grid_thw=torch.tensor([image.grid])
         )
         return Prompt(tuple(ids), positions[:, 0], start, image)
+
+    def count(self, text: str) -> int:
+        """Returns how many tokens a prompt is."""
+        return len(self._ids(text))
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
 
     def features(self, images: Sequence[VisionInputs]) -> list[VisionFeatures]:
         """Returns what the vision tower makes of each photograph; one pass over all of them."""

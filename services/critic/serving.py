@@ -72,6 +72,7 @@ class Serving:
         self._engine: Engine | None = None
         self._registry: AdapterRegistry | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._slot_tokens = 0
         self._preparing = 0
         self._threads = concurrent.futures.ThreadPoolExecutor(
             settings.preparing_threads or available_cpus(), thread_name_prefix="critic-prepare"
@@ -87,7 +88,7 @@ class Serving:
         options = memory.fit(model, engine_options(settings), int(settings.adapters_max_bytes))
         engine = SlotEngine(model, options, record=record_cuda_graph if settings.cuda_graphs else None)
         engine.start()
-        self._model, self._engine = model, engine
+        self._model, self._engine, self._slot_tokens = model, engine, options.max_tokens
         proof = await asyncio.to_thread(self._proof, engine)
         await _prove(engine, proof, None)
         self._registry = AdapterRegistry(
@@ -174,9 +175,7 @@ class Serving:
         limits, short_side = self._settings.image_limits, self._model.useful_side
 
         def write(image_tokens: int) -> str:
-            return prompts.prompt_text(
-                asked.instruction, image_tokens=image_tokens, context=asked.context, form=asked.form
-            )
+            return self._words(asked, image_tokens)
 
         try:
             return engine.prepare(
@@ -186,6 +185,22 @@ class Serving:
             )
         except prompts.InstructionTooLongError as error:
             raise InvalidArgument(str(error), field="instruction") from error
+
+    def _words(self, asked: Asked, image_tokens: int) -> str:
+        """Returns the whole prompt, without the last lines of the grounding where the critique would have no room.
+
+        Characters do not tell how many tokens they are: a title in another script takes four times as many.
+        """
+        assert self._model is not None
+        lines = (asked.context or "").splitlines()
+        room = self._slot_tokens - min(asked.params.max_tokens, self._settings.default_tokens)
+        while True:
+            text = prompts.prompt_text(
+                asked.instruction, image_tokens=image_tokens, context="\n".join(lines), form=asked.form
+            )
+            if not lines or self._model.count(text) <= room:
+                return text
+            lines.pop()
 
     async def _submit(
         self, engine: Engine, registry: AdapterRegistry, asked: Asked, prompt: Prompt

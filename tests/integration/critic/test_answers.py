@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
 import pytest
-from mondrian.critic.v1 import critic_pb2
+from mondrian.critic.v1 import critic_pb2, critic_pb2_grpc
 from mondrian.types.v1 import types_pb2
 
 from services.core.server import RunningServer
 from services.critic.adapter_format import Base
+from services.critic.component import CriticComponent
 from services.critic.settings import CriticSettings
 from tests.fakes.critic import random_adapter
-from tests.integration.critic.calls import in_one_loop, jpeg, refused, request_of
+from tests.integration.critic.calls import in_one_loop, jpeg, refused, request_of, settings_of
 
 if TYPE_CHECKING:
     from mondrian.critic.v1.critic_pb2_grpc import CriticServiceAsyncStub as Stub
@@ -109,6 +111,23 @@ async def test_grounding_reaches_the_model(stub: Stub) -> None:
     plain, known = await stub.Critique(request_of()), await stub.Critique(grounded)
     assert known.completion.prompt_tokens > plain.completion.prompt_tokens
     assert known.text != plain.text
+
+
+@in_one_loop
+async def test_grounding_in_any_script_leaves_room_for_the_critique(folder: Path, base: Base, tmp_path: Path) -> None:
+    # The tokenizer knows no Japanese: each character is three tokens.
+    titles = ["Moonrise over a valley", *(f"{number}: " + "森の中の白樺の木立" * 4 for number in range(7))]
+    grounding = critic_pb2.Grounding(references=[types_pb2.Reference(title=title) for title in titles])
+    settings = settings_of(folder, base, tmp_path / "adapters").model_copy(update={"max_context_tokens": 450})
+    async with (
+        RunningServer(CriticComponent(settings), settings) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        stub = critic_pb2_grpc.CriticServiceStub(channel)
+        grounded = await stub.Critique(request_of(max_tokens=100, grounding=grounding))
+        plain = await stub.Critique(request_of(max_tokens=100))
+    assert plain.completion.prompt_tokens < grounded.completion.prompt_tokens <= 350
+    assert grounded.completion.completion_tokens == 100
 
 
 @in_one_loop

@@ -1,8 +1,9 @@
-"""Becomes a service that ends with the process that started it: `python -m services.cli.leash PARENT MODULE ...`.
+"""Becomes a program that ends with the process that started it: `python -m services.cli.leash PARENT MODULE ...`.
 
-The kernel sends SIGTERM to the service when `mondrian up` is gone, however it went (kill -9 included), so that no
-service is left behind with a port in its hands. Done here, in the new process and before it becomes the service,
-because running Python between fork and exec of a process with gRPC threads is not safe.
+The kernel sends it SIGTERM when its `mondrian` is gone, however that went (a hangup and kill -9 included), so that no
+service is left behind with a port in its hands, and no precompute with the right to write. Done here, in the new
+process and before it becomes that program, because running Python between fork and exec of a process with gRPC threads
+is not safe.
 """
 
 from __future__ import annotations

@@ -92,7 +92,8 @@ def precompute_folders(settings: CommonSettings, folders: Sequence[Path], adviso
 def run_precompute(settings: CommonSettings, service: Service, folder: Path, advisor_id: str) -> int:
     """Returns the exit code of one service's precompute, whose progress and sentences go straight to the terminal."""
     require_id(advisor_id)
-    command = [sys.executable, "-m", f"services.{service.name}.precompute"]
+    # However this process goes, a hangup of its terminal included, what it started does not compute on.
+    command = [sys.executable, "-m", "services.cli.leash", str(os.getpid()), f"services.{service.name}.precompute"]
     command += ["--advisor-dir", str(folder), "--advisor-id", advisor_id, "--data-dir", str(settings.data_dir)]
     environment = {
         **os.environ,

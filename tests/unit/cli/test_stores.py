@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -231,7 +232,7 @@ def test_a_precompute_process_gets_folder_id_and_settings(
     assert command.run_precompute(settings, SCORER, tmp_path, "hero") == 0
     [(arguments, environment)] = started
     assert arguments == [
-        *(sys.executable, "-m", "services.scorer.precompute"),
+        *(sys.executable, "-m", "services.cli.leash", str(os.getpid()), "services.scorer.precompute"),
         *("--advisor-dir", str(tmp_path)),
         *("--advisor-id", "hero"),
         *("--data-dir", str(settings.data_dir)),

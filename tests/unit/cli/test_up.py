@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from services.cli import __main__ as main
@@ -19,6 +21,7 @@ from services.cli import samples
 from services.cli import up as command
 from services.cli.checks import Finding, Verdict, model, packages, port, python_version
 from services.cli.commands import app
+from services.cli.logs import PrefixedOutput
 from services.cli.models import PUBLISHED, Weights, fault_of
 from services.cli.roster import (
     BACKENDS,
@@ -33,6 +36,7 @@ from services.cli.roster import (
     require_model,
 )
 from services.cli.settings import ClientSettings
+from services.cli.supervisor import Supervisor
 from services.core.errors import ConfigurationError
 from services.core.settings import CommonSettings
 
@@ -167,6 +171,21 @@ def test_samples_are_made_again_when_what_they_follow_from_has_changed(
     samples.remember(settings)
     command.prepare(settings)
     assert asked == ["mini"]
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_a_hangup_ends_it_unless_it_was_started_to_outlive_one(ignored: bool) -> None:
+    supervisor = Supervisor([], PrefixedOutput(Console(file=io.StringIO()), 1), lambda _: None)
+    # A handler of its own, so that a hangup that is let through ends no test.
+    told: list[int] = []
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else lambda number, _: told.append(number))
+    try:
+        with command._signals(supervisor) as received:
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (received, told) == ([] if ignored else [signal.SIGHUP], [])
+    assert supervisor.stopping.is_set() is not ignored
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])

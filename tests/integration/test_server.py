@@ -186,6 +186,20 @@ async def test_bytes_that_are_no_message_are_the_callers_fault_and_leave_no_trac
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
+@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+async def test_a_request_that_could_unfold_in_memory_is_refused_as_it_is(
+    toy: Toy, channel: grpc.aio.Channel, compression: grpc.Compression
+) -> None:
+    photograph = critic_pb2.CritiqueRequest()
+    photograph.image.content = bytes(1_000_000)
+    toy.servicer.release.set()
+    call = critic_pb2_grpc.CriticServiceStub(channel).Critique(photograph, compression=compression)
+    with pytest.raises(grpc.aio.AioRpcError, match="is disabled") as caught:
+        await call
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert not toy.servicer.entered.is_set()
+
+
 async def test_requests_too_large_to_be_answered_together_are_refused_at_once(toy: Toy) -> None:
     settings = ServiceSettings.load(port=0, drain_s=0, max_bytes_in_flight=1_000_000)
     photograph = critic_pb2.CritiqueRequest()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 from mondrian.gateway.v1 import gateway_pb2
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from services.cli.calls import Form, Mode, Outcome, Question, ask, ask_many, ask_streaming
 from services.cli.client import CallFailed, Gateway
-from services.cli.console import FAILED, complain, err, out, remark
+from services.cli.console import FAILED, complain, err, going_on_unread, out, remark
 from services.cli.documents import as_json, as_json_array, as_json_line, without_thumbnails
 from services.cli.live import LiveAnswer
+from services.cli.photographs import shown
 from services.cli.report import write_report
 from services.cli.settings import ClientSettings
 from services.cli.show import show_answer, show_title
@@ -76,7 +79,9 @@ def analyze(
         require_writable(report)
     settings = ClientSettings.load()
     question = Question(advisor, mode, top_k, instruction, grounded, max_tokens, report is not None, form)
-    with Gateway(address or settings.address, settings) as gateway:
+    # A report is wanted even when nobody reads to the end what is printed.
+    unread = going_on_unread() if report is not None else contextlib.nullcontext()
+    with unread, Gateway(address or settings.address, settings) as gateway:
         if stream:
             outcomes = [_streamed(gateway, question, path, timeout, json_output) for path in photographs]
         elif len(photographs) == 1:
@@ -93,7 +98,7 @@ def analyze(
 def _single(gateway: Gateway, question: Question, path: Path, timeout_s: float, json_output: bool) -> Outcome:
     console = err()
     if console.is_terminal:
-        with console.status(f"Analysing {path.name} …"):
+        with console.status(Text(f"Analysing {shown(path)} …")):
             outcome = ask(gateway, question, path, timeout_s)
     else:
         outcome = ask(gateway, question, path, timeout_s)
@@ -111,7 +116,7 @@ def _streamed(gateway: Gateway, question: Question, path: Path, timeout_s: float
         outcome = ask_streaming(gateway, question, path, timeout_s, _print_event)
     else:
         console = out()
-        show_title(console, str(path), question.advisor, question.mode.value)
+        show_title(console, shown(path), question.advisor, question.mode.value)
         live = LiveAnswer(console, question.advisor, as_written=question.form is not Form.JSON)
         try:
             outcome = ask_streaming(gateway, question, path, timeout_s, live)
@@ -156,7 +161,7 @@ def _several(
 
 
 def _keyed(outcome: Outcome) -> gateway_pb2.AnalyzeBatchResponse:
-    result = gateway_pb2.AnalyzeBatchResponse(key=str(outcome.path))
+    result = gateway_pb2.AnalyzeBatchResponse(key=shown(outcome.path))
     if outcome.response is not None:
         result.response.CopyFrom(without_thumbnails(outcome.response))
     else:
@@ -169,7 +174,7 @@ def _show(outcome: Outcome, question: Question) -> None:
     if outcome.response is None:
         return
     console = out()
-    show_title(console, str(outcome.path), question.advisor, question.mode.value)
+    show_title(console, shown(outcome.path), question.advisor, question.mode.value)
     show_answer(console, outcome.response, question.advisor)
     console.print()
 

@@ -13,7 +13,7 @@ from mondrian.gateway.v1 import gateway_pb2
 from mondrian.types.v1 import types_pb2
 
 from services.cli.client import CallFailed, Gateway
-from services.cli.photographs import UnusablePhotograph, check_photograph, read_photograph
+from services.cli.photographs import UnusablePhotograph, check_photograph, read_photograph, shown
 
 
 class Mode(StrEnum):
@@ -91,8 +91,8 @@ class Outcome:
                 code=code_pb2.INVALID_ARGUMENT, reason=error.reason or "INVALID_ARGUMENT", message=str(error)
             )
         # What a service says of a photograph does not name the file; what is said here does.
-        if str(self.path) not in self.sentence and self.status.reason.startswith("IMAGE_"):
-            self.sentence = f"{self.path}: {self.sentence}"
+        if shown(self.path) not in self.sentence and self.status.reason.startswith("IMAGE_"):
+            self.sentence = f"{shown(self.path)}: {self.sentence}"
 
 
 def ask(gateway: Gateway, question: Question, path: Path, timeout_s: float) -> Outcome:
@@ -122,7 +122,7 @@ def ask_streaming(
     except (UnusablePhotograph, CallFailed) as error:
         outcome.refuse(error)
     if outcome.response is None and not outcome.sentence:
-        outcome.sentence = f"{path}: the gateway ended the stream before the answer was complete; try again."
+        outcome.sentence = f"{shown(path)}: the gateway ended the stream before the answer was complete; try again."
     return outcome
 
 
@@ -176,6 +176,6 @@ def ask_many(
                 outcomes[place].refuse(error)
     for place in waiting:
         if not outcomes[place].sentence:
-            outcomes[place].sentence = f"{paths[place]}: the gateway gave no result; try again."
+            outcomes[place].sentence = f"{shown(paths[place])}: the gateway gave no result; try again."
         on_outcome(place, outcomes[place])
     return outcomes

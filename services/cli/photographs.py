@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from services.cli.failures import CommandFailed
+from services.core.identifiers import legible
 from services.core.images import ACCEPTED, DEFAULT_LIMITS
 
 
@@ -19,28 +21,34 @@ class UnusablePhotograph(CommandFailed):
         self.reason = reason
 
 
+def shown(path: Path) -> str:
+    """Returns a path as it is told, in a terminal, a page or JSON: with escapes where it is not one line of text."""
+    return legible(str(path))
+
+
 def check_photograph(path: Path) -> None:
     """Looks at a file without reading it.
 
     Raises:
         UnusablePhotograph: there is no such file, it is a folder, empty, or too large for a message.
     """
+    name = shown(path)
     try:
         if path.is_dir():
-            raise UnusablePhotograph(f"{path} is a folder; name the photographs in it, like {path}/*.jpg.")
+            raise UnusablePhotograph(f"{name} is a folder; name the photographs in it, like {name}/*.jpg.")
         size = path.stat().st_size
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UnusablePhotograph(f"{path} does not exist; check the name.") from error
+        raise UnusablePhotograph(f"{name} does not exist; check the name.") from error
     except OSError as error:
         raise _unreadable(path, error) from error
     if size > DEFAULT_LIMITS.max_bytes:
         raise UnusablePhotograph(
-            f"{path} has {size / 2**20:,.1f} MiB, more than the {DEFAULT_LIMITS.max_bytes / 2**20:,.0f} MiB that a"
+            f"{name} has {size / 2**20:,.1f} MiB, more than the {DEFAULT_LIMITS.max_bytes / 2**20:,.0f} MiB that a"
             " message carries; save it as a JPEG of quality 90, or at fewer pixels, and try again.",
             "IMAGE_TOO_LARGE",
         )
     if size == 0 and path.is_file():
-        raise UnusablePhotograph(f"{path} is empty (0 bytes); name {ACCEPTED}.", "IMAGE_EMPTY")
+        raise UnusablePhotograph(f"{name} is empty (0 bytes); name {ACCEPTED}.", "IMAGE_EMPTY")
 
 
 def read_photograph(path: Path) -> bytes:
@@ -52,16 +60,23 @@ def read_photograph(path: Path) -> bytes:
     check_photograph(path)
     try:
         # A device or a pipe has no size; it is read up to the limit and no further.
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open) as file:
             content = file.read(DEFAULT_LIMITS.max_bytes + 1)
     except OSError as error:
         raise _unreadable(path, error) from error
     if not 0 < len(content) <= DEFAULT_LIMITS.max_bytes:
         too_large = "holds more than a message carries", "IMAGE_TOO_LARGE"
         fault, reason = too_large if content else ("is empty (0 bytes)", "IMAGE_EMPTY")
-        raise UnusablePhotograph(f"{path} {fault}; name {ACCEPTED}.", reason)
+        raise UnusablePhotograph(f"{shown(path)} {fault}; name {ACCEPTED}.", reason)
     return content
 
 
+def _open(path: str, flags: int) -> int:
+    """Opens a file without waiting for somebody to write into it: a pipe that nobody has open is an empty one."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
 def _unreadable(path: Path, error: OSError) -> UnusablePhotograph:
-    return UnusablePhotograph(f"{path} cannot be read ({error.strerror}); check its name and permissions.")
+    return UnusablePhotograph(f"{shown(path)} cannot be read ({error.strerror}); check its name and permissions.")

@@ -23,6 +23,7 @@ from services.cli.calls import Outcome
 from services.cli.photographs import UnusablePhotograph, read_photograph
 from services.cli.radar import HEIGHT, WIDTH, Radar, radar
 from services.core.errors import ConfigurationError, InvalidImage
+from services.core.identifiers import legible
 from services.core.images import decode
 
 PICTURE_SIDE: Final = 1400
@@ -47,7 +48,7 @@ class Chapter:
 
 
 def write_report(path: Path, outcomes: Sequence[Outcome], advisor: str, mode: str) -> None:
-    """Writes the page to `path`, whole or not at all.
+    """Writes the page to `path`, whole or not at all; into a device or a pipe, as much as it takes.
 
     Raises:
         ConfigurationError: the file cannot be written.
@@ -55,6 +56,12 @@ def write_report(path: Path, outcomes: Sequence[Outcome], advisor: str, mode: st
     page = render([_chapter(outcome) for outcome in outcomes], advisor, mode)
     unfinished = None
     try:
+        if path.exists() and not path.is_file():
+            # /dev/null is not to become a file.
+            path.write_text(page, encoding="utf-8")
+            return
+        # What a link leads to is written, and the link stays.
+        path = Path(os.path.realpath(path))
         with tempfile.NamedTemporaryFile("w", dir=path.parent, encoding="utf-8", delete=False) as file:
             unfinished = Path(file.name)
             file.write(page)
@@ -86,7 +93,7 @@ def _chapter(outcome: Outcome) -> Chapter:
     picture, width, height = _picture(outcome.path)
     response = outcome.response
     return Chapter(
-        name=outcome.path.name,
+        name=legible(outcome.path.name),
         outcome=outcome,
         picture=picture,
         width=width,

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import queue
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -234,8 +237,9 @@ def test_prints_an_event_a_line(stage: Stage, photograph: Path) -> None:
         (lambda path: path.mkdir(), "is a folder"),
         (lambda path: path.write_bytes(b""), "is empty (0 bytes)"),
         (lambda path: path.write_bytes(b"plain text"), "cannot be decoded"),
+        (os.mkfifo, "is empty (0 bytes)"),
     ],
-    ids=["missing", "folder", "empty", "text"],
+    ids=["missing", "folder", "empty", "text", "a pipe that nobody writes into"],
 )
 def test_a_bad_photograph_is_one_sentence_and_the_others_go_on(
     stage: Stage, photograph: Path, tmp_path: Path, make: Callable[[Path], Any], words: str
@@ -253,6 +257,26 @@ def test_a_bad_photograph_is_one_sentence_and_the_others_go_on(
     assert both.exit_code == 1
     assert "Moon over the ridge" in both.stdout
     assert len(both.stderr.splitlines()) == 1
+
+
+def test_names_that_are_no_text_are_told_by_escapes_wherever_they_are_told(
+    stage: Stage, photograph: Path, tmp_path: Path
+) -> None:
+    odd, bad = (Path(os.fsdecode(os.fsencode(tmp_path) + name)) for name in (b"/\xff\n\x1b[31m.jpg", b"/\xfe\n.txt"))
+    odd.write_bytes(photograph.read_bytes())
+    bad.write_text("no photograph")
+    report = tmp_path / "report.html"
+    result = stage.run("analyze", odd, bad, "-a", "ansel", "-m", "clip", "--json", "--report", report)
+    assert result.exit_code == 1
+    documents = json.loads(result.stdout)
+    names = [rf"{tmp_path}/\xff\n\x1b[31m.jpg", rf"{tmp_path}/\xfe\n.txt"]
+    assert [document["key"] for document in documents] == names
+    assert documents[1]["status"]["message"].startswith(names[1])
+    [complaint, _] = result.stderr.splitlines()
+    assert names[1] in complaint
+    assert r"\xff\n\x1b[31m.jpg" in report.read_text()
+    alone = stage.run("analyze", odd, "-a", "ansel", "-m", "clip", "--stream")
+    assert r"\xff\n\x1b[31m.jpg" in alone.stdout
 
 
 def test_a_photograph_beyond_the_message_limit_is_not_sent(stage: Stage, tmp_path: Path) -> None:
@@ -376,6 +400,24 @@ def test_writes_a_report(stage: Stage, photograph: Path, tmp_path: Path) -> None
     for words in ("Ansel Sample", "ridge.jpg", "none.jpg", "does not exist", "Moon over the ridge", "<svg"):
         assert words in page
     assert list(tmp_path.glob("tmp*")) == []
+
+
+def test_a_report_is_written_though_nobody_reads_what_is_printed(
+    stage: Stage, photograph: Path, tmp_path: Path
+) -> None:
+    report = tmp_path / "report.html"
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "services.cli", "analyze", str(photograph), "-a", "ansel", "-m", "clip"]
+    ended = subprocess.run(
+        [*command, "--report", str(report), "--address", stage.system.address],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, f"The report is in {report}.\n")
+    assert "Moon over the ridge" in report.read_text()
 
 
 def test_a_report_that_cannot_be_written_is_said_before_the_work(

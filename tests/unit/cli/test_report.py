@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import html.parser
+import os
 import re
 from pathlib import Path
 
@@ -226,3 +228,23 @@ def test_values_beyond_the_scale_stay_in_the_chart() -> None:
     own = corners(radar(response.scores).photograph)
     assert own[0] == (CENTRE_X, CENTRE_Y - RADIUS)
     assert own[4] == (CENTRE_X, CENTRE_Y)
+
+
+def test_what_is_no_file_takes_the_page_and_stays_what_it_is(photograph: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, 1 << 20)
+    write_report(pipe, [Outcome(photograph, answers.answer())], "Ansel", "combined")
+    assert os.read(reading, 1 << 20).rstrip().endswith(b"</html>")
+    os.close(reading)
+    assert pipe.is_fifo()
+
+
+def test_a_link_stays_one(photograph: Path, tmp_path: Path) -> None:
+    link = tmp_path / "latest.html"
+    link.symlink_to("report.html")
+    for _ in range(2):
+        write_report(link, [Outcome(photograph, answers.answer())], "Ansel", "combined")
+        assert link.is_symlink()
+        assert (tmp_path / "report.html").read_text().rstrip().endswith("</html>")

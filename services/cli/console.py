@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -144,14 +145,24 @@ class SentenceGroup(TyperGroup):
             # The reader (head, less) has seen enough.
             lose(sys.stdout)
             raise typer.Exit(FAILED) from error
-        except Exception as error:
-            if os.environ.get("MONDRIAN_TRACE"):
-                traceback.print_exc()
-            complain(
-                f"This is a fault of the command line itself ({type(error).__name__}: {error});"
-                " run it again with MONDRIAN_TRACE=1 and report what it prints."
-            )
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                _own_fault(error)
+            complain(f"What is to be written finds no place ({error.strerror}); free some space, or write elsewhere.")
             raise typer.Exit(FAILED) from error
+        except Exception as error:
+            _own_fault(error)
+
+
+def _own_fault(error: Exception) -> NoReturn:
+    """Ends the command: what went wrong was not foreseen."""
+    if os.environ.get("MONDRIAN_TRACE"):
+        traceback.print_exc()
+    complain(
+        f"This is a fault of the command line itself ({type(error).__name__}: {error});"
+        " run it again with MONDRIAN_TRACE=1 and report what it prints."
+    )
+    raise typer.Exit(FAILED) from error
 
 
 def _wrong_use(error: Any) -> NoReturn:

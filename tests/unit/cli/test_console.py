@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
+from services.cli.commands import app
 from services.cli.console import any_streams, going_on_unread, out
 
 
@@ -40,3 +43,17 @@ def test_what_nobody_reads_is_lost_and_the_command_goes_on(monkeypatch: pytest.M
                 out().print("x" * 100_000)
                 print("y", flush=True)
         assert sys.stdout is left
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.ENOSPC, "free some space"), (errno.ENOTTY, "fault of the command line itself")]
+)
+def test_a_full_disk_is_no_fault_of_the_command_line(monkeypatch: pytest.MonkeyPatch, number: int, words: str) -> None:
+    def fail() -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("services.cli.doctor.examine", lambda _: fail())
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == 1
+    [line] = result.stderr.splitlines()
+    assert words in line

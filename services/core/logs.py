@@ -44,6 +44,14 @@ def _extra(record: logging.LogRecord) -> dict[str, object]:
     return {name: value for name, value in vars(record).items() if name not in _STANDARD}
 
 
+def worth_telling(record: logging.LogRecord) -> bool:
+    """Returns False for what gRPC says of a client that left while an answer was on its way to it.
+
+    It is an error with a trace for every such client; the call's own line says CANCELLED.
+    """
+    return not record.getMessage().startswith("ExecuteBatchError raised in core")
+
+
 def configure_logging(level: str, form: str) -> None:
     """Sends every record of `level` (debug, info, warning, error) and above to stderr, as `text` or `json`."""
     handler = logging.StreamHandler(sys.stderr)
@@ -52,3 +60,4 @@ def configure_logging(level: str, form: str) -> None:
     # Model libraries are talkative about what a user cannot act on.
     for name in ("httpx", "urllib3", "PIL", "transformers", "open_clip", "timm", "asyncio", "grpc._cython"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(worth_telling)

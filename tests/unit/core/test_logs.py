@@ -6,7 +6,9 @@ import json
 import logging
 import sys
 
-from services.core.logs import JsonFormatter, TextFormatter
+import pytest
+
+from services.core.logs import JsonFormatter, TextFormatter, configure_logging
 
 
 def record(**extra: object) -> logging.LogRecord:
@@ -31,3 +33,18 @@ def test_text_ends_with_the_extra_fields() -> None:
     made = record(ms=1.5)
     made.exc_info = None
     assert TextFormatter().format(made).endswith("Score ended ms=1.5")
+
+
+def test_a_client_that_leaves_while_it_is_answered_is_no_error_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        configure_logging("info", "text")
+        grpc_log = logging.getLogger("grpc._cython.cygrpc")
+        for fault in ("ExecuteBatchError raised in core", "Unexpected [ValueError] raised"):
+            grpc_log.error("%s by servicer method [%s]", fault, "/mondrian.gateway.v1.GatewayService/AnalyzeBatch")
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    [line] = capsys.readouterr().err.splitlines()
+    assert "Unexpected [ValueError]" in line

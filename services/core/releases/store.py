@@ -141,9 +141,12 @@ class ReleaseStore:
     def signature(self) -> tuple[object, ...] | None:
         """Returns a value that changes when `current` or a file below it does; None before the first release.
 
-        It costs a few stat calls and reads no file.
+        It costs a few stat calls and reads no file. Of a `current` that cannot be read, it is why.
         """
-        release_id = self._current_or_none()
+        try:
+            release_id = self.current_id()
+        except ReleaseDamaged as error:
+            return (str(error),)
         if release_id is None:
             return None
         entries: list[tuple[object, ...]] = []

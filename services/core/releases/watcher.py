@@ -122,10 +122,13 @@ class ReleaseWatcher(Generic[T]):
             # In a thread: a network file system may take its time. Taken before the release is opened, so that a
             # switch in between is seen by the next look.
             signature = await asyncio.to_thread(self._store.signature)
-            if signature is None or signature == self._seen:
+            if signature == self._seen:
                 return False
             # Also when it is refused: it is looked at again only when one of its files has changed.
             self._seen = signature
+            if signature is None:
+                _log.error("There is no release in %s any more; the one that was loaded stays", self._store.root)
+                return False
             loaded = await asyncio.to_thread(self._open)
             if loaded is None:
                 return False

@@ -49,6 +49,42 @@ async def test_a_watcher_notices_by_itself(store: ReleaseStore) -> None:
         await watcher.stop()
 
 
+async def test_a_store_that_cannot_be_read_ends_the_start_and_is_not_taken_for_an_empty_one(
+    store: ReleaseStore,
+) -> None:
+    store.root.mkdir(parents=True, exist_ok=True)
+    store.current_link.write_text("no link")
+    with pytest.raises(ConfigurationError, match="not a symbolic link to a release"):
+        await ReleaseWatcher(store, loaded, poll_s=3600).start()
+
+
+async def test_what_becomes_of_the_store_later_is_said_once_and_the_value_stays(
+    store: ReleaseStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(store, "one")
+    watcher = ReleaseWatcher(store, loaded, poll_s=3600)
+    await watcher.start()
+    try:
+        away = store.root.rename(store.root.with_name("away"))
+        for _ in range(2):
+            assert not await watcher.refresh()
+        assert caplog.text.count("There is no release") == 1
+        store.root.mkdir()
+        store.current_link.mkdir()
+        for _ in range(2):
+            assert not await watcher.refresh()
+        assert caplog.text.count("not a symbolic link") == 1
+        store.current_link.rmdir()
+        store.root.rmdir()
+        away.rename(store.root)
+        assert not await watcher.refresh(), "it is what is served already"
+        assert watcher.value[0] == "one"
+        publish(store, "two")
+        assert await watcher.refresh()
+    finally:
+        await watcher.stop()
+
+
 async def test_a_refused_release_leaves_the_old_value_and_is_looked_at_again_when_mended(
     store: ReleaseStore, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,7 +9,7 @@ def app() -> None:
     """Runs the command. Loading it takes a moment, in which Ctrl-C is to be as quiet as it is later."""
     try:
         from services.cli.commands import app as commands
-        from services.cli.console import any_streams
+        from services.core.output import any_streams
 
         any_streams()
         commands()

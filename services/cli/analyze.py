@@ -13,7 +13,7 @@ from rich.text import Text
 
 from services.cli.calls import Form, Mode, Outcome, Question, ask, ask_many, ask_streaming
 from services.cli.client import CallFailed, Gateway
-from services.cli.console import FAILED, complain, err, going_on_unread, out, remark
+from services.cli.console import FAILED, complain, err, out, remark
 from services.cli.documents import as_json, as_json_array, as_json_line, without_thumbnails
 from services.cli.live import LiveAnswer
 from services.cli.photographs import shown
@@ -22,6 +22,7 @@ from services.cli.settings import ClientSettings
 from services.cli.show import show_answer, show_title
 from services.core.advisors import require_id
 from services.core.errors import ConfigurationError
+from services.core.output import going_on_unread
 
 DEFAULT_TIMEOUT_S: Final = 120.0
 

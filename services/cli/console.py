@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import io
 import os
 import sys
 import traceback
 import unicodedata
-from collections.abc import Iterator
-from typing import Any, Final, NoReturn, TextIO, cast
+from typing import Any, Final, NoReturn
 
 import typer
 from rich.console import Console
@@ -19,6 +16,7 @@ from typer.exceptions import TyperException
 
 from services.cli.failures import CommandFailed
 from services.core.errors import ConfigurationError, MondrianError
+from services.core.output import lose
 
 OK: Final = 0
 FAILED: Final = 1
@@ -41,59 +39,6 @@ def out() -> Console:
 def err() -> Console:
     """Returns the console of sentences and progress, on stderr as it is now."""
     return Console(file=sys.stderr, highlight=False, width=None if sys.stderr.isatty() else PIPE_WIDTH)
-
-
-def any_streams() -> None:
-    """Makes output possible whatever it goes to: of closed streams it is lost, a character that stdout lacks is "?"."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
-
-
-class _Unread:
-    """A stream whose reader may leave: what is written after that is lost."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        """Writes, or loses, all of the text."""
-        with self._until_left():
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Hands on, or loses, what was written."""
-        with self._until_left():
-            self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    @contextlib.contextmanager
-    def _until_left(self) -> Iterator[None]:
-        try:
-            yield
-        except BrokenPipeError:
-            lose(self._stream)
-
-
-def lose(stream: Any) -> None:
-    """Lets a stream whose reader has left lead nowhere, so that Python does not complain again at its exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-@contextlib.contextmanager
-def going_on_unread() -> Iterator[None]:
-    """Lets the command go on where the reader of its stdout (head, less) has seen enough."""
-    before = sys.stdout
-    sys.stdout = cast(TextIO, _Unread(before))
-    try:
-        yield
-    finally:
-        sys.stdout = before
 
 
 def complain(sentence: str) -> None:

@@ -20,6 +20,7 @@ from services.cli.roster import BACKENDS, Service, endpoint_of, malloc_environme
 from services.cli.samples import remember, sample_folders
 from services.core.advisors import load_advisor, require_id
 from services.core.errors import ConfigurationError
+from services.core.output import going_on_unread
 from services.core.settings import CommonSettings
 
 
@@ -43,10 +44,11 @@ def precompute(
     if samples and advisor_id is not None:
         raise ConfigurationError("--advisor-id goes with --advisor-dir; the sample advisors have their own ids.")
     settings = CommonSettings.load()
-    if advisor_dir is not None:
-        code = precompute_folders(settings, [advisor_dir], advisor_id)
-    else:
-        code = precompute_samples(settings)
+    with going_on_unread():
+        if advisor_dir is not None:
+            code = precompute_folders(settings, [advisor_dir], advisor_id)
+        else:
+            code = precompute_samples(settings)
     if code:
         raise typer.Exit(code)
 

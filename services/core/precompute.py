@@ -15,6 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from services.core.output import any_streams, going_on_unread
+
 INTERRUPTED: Final = "Interrupted; what was finished is kept, and the same command goes on from there."
 
 
@@ -55,8 +57,9 @@ def run_command(
     `body` gets the options (`advisor_dir`, `advisor_id`, `data_dir`, `quiet`), imports what it needs and returns what
     it did, as sentences to be printed. `arguments` are those of the process where they are None.
     """
+    any_streams()
     try:
-        with _stoppable():
+        with _stoppable(), going_on_unread():
             options = _parser(module, description).parse_args(arguments)
             from services.core.errors import ConfigurationError
 

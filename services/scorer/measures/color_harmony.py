@@ -29,6 +29,7 @@ neighbouring steps of 5 L* follow each other. It is put on the scale of colours,
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Mapping
 
 import torch
@@ -80,17 +81,13 @@ TEMPLATES = {
 }
 """Name -> sectors as (centre, width) in degrees. N, the eighth, is the template of pictures without colour."""
 
-_IN_WORDS = {
-    "i": "a single hue",
-    "V": "one band of neighbours",
-    "L": "a hue and a band at a right angle to it,",
-    "I": "two opposite hues,",
-    "T": "one half of the circle",
-    "Y": "a band and its opposite accent,",
-    "X": "two opposite bands,",
-}
-
-_HUES = ("red", "orange", "yellow", "green", "green", "cyan", "blue", "blue", "violet", "magenta")
+_HUES = ("pink", "red", "orange", "yellow", "green", "blue-green", "blue", "purple", "pink")
+_HUES_END = (18, 47, 82, 114, 170, 220, 309, 340)
+"""Degrees at which a name ends, half-way between the colours that the CSS standard calls so: there pink is 8, red 40,
+orange 73, gold 91, yellow 103, green 136, cyan 196, blue 306 and purple 328.
+"""
+_OLIVE = 98
+"""Degrees from which dark or quiet yellow, as of grass in the sun, is called green."""
 
 
 def _template_table() -> Tensor:
@@ -204,18 +201,17 @@ def _tones(scene: Scene) -> tuple[Tensor, Tensor]:
 def evidence(values: Mapping[str, float]) -> list[str]:
     """Returns sentences on the colours, or on the tones of a monochrome picture."""
     if values["color_weight"] < 0.5:
-        scale = "broad masses" if values["tonal_masses"] > 0.69 else "small patches"
+        masses = values["tonal_masses"]
         return [
-            "The photograph is monochrome: judged on tonal harmony.",
-            f"{values['tonal_masses']:.0%} of the variation of tone lies in {scale}.",
+            "The photograph is monochrome, or nearly of one hue: judged on tonal harmony.",
+            f"{masses:.0%} of the variation of tone lies in broad masses, {1 - masses:.0%} in small patches.",
         ]
-    name = list(TEMPLATES)[int(values["template"])]
-    found = [
-        f"The hues come closest to {_IN_WORDS[name]} around {hue_name(values['template_angle'])} "
-        f"(template {name}; distance and width cost {values['template_distance']:.0f} degrees)."
-    ]
+    found = [_palette(values)]
     if values["cast"] > 8:
-        found.append(f"What should be neutral leans to {hue_name(values['cast_hue'])} by {values['cast']:.0f} C*.")
+        hue, chroma = hue_name(values["cast_hue"]), values["cast"]
+        found.append(
+            f"The lightest and the greyest parts lean to {hue} by {chroma:.0f} C*: a cast, or their own colour."
+        )
     if values["strong_share"] > 0.1 or values["mean_chroma"] > 35:
         found.append(f"The colours are strong: mean chroma {values['mean_chroma']:.0f} C*.")
     if values["broken_color"] > 0.02 or values["coherence"] < 0.85:
@@ -223,9 +219,40 @@ def evidence(values: Mapping[str, float]) -> list[str]:
     return found
 
 
+def _palette(values: Mapping[str, float]) -> str:
+    """Says where the hues lie, by the template that fits them best."""
+    if values["mean_chroma"] < 8:
+        return f"Most of the frame has little colour: mean chroma {values['mean_chroma']:.0f} C*."
+    name, angle, entropy = list(TEMPLATES)[int(values["template"])], values["template_angle"], values["hue_entropy"]
+    # Mean distance in degrees from the sectors.
+    beyond = values["template_distance"] - 0.12 * sum(width for _, width in TEMPLATES[name])
+    if entropy > 0.7 or (beyond > 9.5 and entropy > 0.6):
+        return "The colours are of many hues: no one or two of them lead."
+    if name == "i" and beyond > 5:
+        return f"Most colours lie {_between(angle, 20)}."
+    sectors = [
+        f"near {_plain(angle + centre)}" if width < 20 else _between(angle + centre, width / 2)
+        for centre, width in TEMPLATES[name]
+    ]
+    return f"Most colours lie {', and '.join(sectors)}."
+
+
+def _between(hue: float, reach: float) -> str:
+    low, high = _plain(hue - reach), _plain(hue + reach)
+    return f"near {low}" if low == high else f"between {low} and {high}"
+
+
+def _plain(hue: float) -> str:
+    """The name of a hue whose lightness is not known: dark or quiet orange is called brown."""
+    name = hue_name(hue)
+    if name == "yellow" and hue % 360 >= _OLIVE:
+        return "yellow or green"
+    return "orange or brown" if name == "orange" else name
+
+
 def hue_name(hue: float) -> str:
     """Returns the everyday name of a CIELAB hue in degrees."""
-    return _HUES[int((hue % 360) / 36)]
+    return _HUES[bisect(_HUES_END, hue % 360)]
 
 
 def advice(values: Mapping[str, float]) -> str:
@@ -236,10 +263,10 @@ def advice(values: Mapping[str, float]) -> str:
         return "Look for broader masses of tone, and let one tone lead from shadow to light."
     if values["cast"] > 8:
         hue = hue_name(values["cast_hue"])
-        return f"Set the white balance on a neutral surface, unless the {hue} light is what the picture is about."
+        return f"Set the white balance on a neutral surface, unless the {hue} is the things' own colour."
     if values["strong_share"] > 0.1 or values["mean_chroma"] > 35:
         return "Take back the saturation: a few strong colours carry further among quiet ones."
-    if values["hue_entropy"] > 0.75:
+    if values["hue_entropy"] > 0.7:
         return "Leave colours out: frame so that two or three hues remain."
     if list(TEMPLATES)[int(values["template"])] == "i":
         return "One hue leads already: a small accent of its opposite would answer it."

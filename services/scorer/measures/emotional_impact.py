@@ -69,17 +69,20 @@ def measure(scene: Scene) -> Measured:
 
 
 def evidence(values: Mapping[str, float]) -> list[str]:
-    """Returns sentences on what moves, the most telling first."""
+    """Returns sentences on what moves, the most telling first.
+
+    Dark and light are the picture's own, after its tones are stretched: no claim is made on how dark they were.
+    """
     found = []
     if values["drama"] > 0.8:
-        found.append(f"Deep shadow ({values['dark_share']:.0%}) stands against light ({values['light_share']:.0%}).")
+        found.append(f"Dark parts ({values['dark_share']:.0%}) stand against light ones ({values['light_share']:.0%}).")
     if values["large_contrast"] > 22:
-        found.append(f"Strong large-scale contrast: {values['large_contrast']:.0f} L*.")
+        found.append(f"The large shapes contrast strongly: {values['large_contrast']:.0f} L*.")
     if values["colour_energy"] > 22:
-        found.append(f"The colours are full of energy: {values['colour_energy']:.0f} C*.")
+        found.append(f"The colours contrast with each other: {values['colour_energy']:.0f} C*.")
     if values["scale"] > 0.8:
-        found.append("One large gesture carries the frame.")
-    return found or ["Tone, colour and scale are all restrained."]
+        found.append("Tone changes in large shapes rather than in small ones.")
+    return found or ["Neither the contrast of the large shapes nor that of the colours is unusually strong."]
 
 
 def advice(values: Mapping[str, float]) -> str:
@@ -87,7 +90,7 @@ def advice(values: Mapping[str, float]) -> str:
     if values["large_contrast"] < 16:
         return "Look for one large shape of light against dark, visible even at the size of a stamp."
     if values["drama"] < 0.6:
-        return "Come back at the edge of the day, when deep shadow and light stand side by side."
+        return "Look for light in which deep shadow and brightness stand side by side, as at the edge of the day."
     if values["scale"] < 0.73:
-        return "Simplify: let one gesture take more of the frame."
+        return "Simplify: let one shape take more of the frame."
     return "Let one colour or one tone break the quiet of the rest."

@@ -159,19 +159,37 @@ def _low_quantile(width: Tensor, weight: Tensor) -> Tensor:
     return torch.where(empty, torch.full_like(quantile, 3.0), quantile).exp2()
 
 
+_CRISP, _SOFT = (1.75, 0.4), (2.15, 0.8)
+"""Px at 512 of edge_rise and of reblur_width: below both a person calls edges crisp, beyond either soft."""
+
+_SMEARED = 1.0
+"""Width across, in px at 512, of what was moved: without it, differing widths are those of the things themselves."""
+
+
 def evidence(values: Mapping[str, float]) -> list[str]:
     """Returns sentences on the sharpness, the most telling first."""
     if values["share_with_edges"] < 0.01:
         return ["There is hardly an edge in the frame to judge sharpness by."]
     found = [
-        f"The sharpest edges rise within {values['edge_rise']:.1f} px at 512 px; "
-        f"{values['share_in_focus']:.0%} of the frame is as sharp as its sharpest plane."
+        f"The sharpest edges are {_called(values)}: they rise within {values['edge_rise']:.1f} px, seen at 512 px."
     ]
-    if values["anisotropy"] > 1.0:
+    if _moved(values):
         found.append(f"The blur is mainly {_direction(values['blur_angle'])}: the camera or the subject moved.")
     if values["noise"] > 4:
         found.append(f"Noise of {values['noise']:.1f} of 255 levels covers fine detail.")
     return found
+
+
+def _called(values: Mapping[str, float]) -> str:
+    """One word where both widths agree: the rise, and the width that the score is made of."""
+    rise, width = values["edge_rise"], values["reblur_width"]
+    if rise > _SOFT[0] or width > _SOFT[1]:
+        return "soft"
+    return "crisp" if rise < _CRISP[0] and width < _CRISP[1] else "fairly sharp"
+
+
+def _moved(values: Mapping[str, float]) -> bool:
+    return values["anisotropy"] > 1.0 and values["reblur_width_across"] > _SMEARED
 
 
 def _direction(angle: float) -> str:
@@ -180,10 +198,10 @@ def _direction(angle: float) -> str:
 
 def advice(values: Mapping[str, float]) -> str:
     """Returns what to try for a sharper picture."""
-    if values["anisotropy"] > 1.0:
+    if _moved(values):
         return "Use a shorter exposure or a tripod: the blur runs in one direction."
     if values["noise"] > 4:
         return "Use a lower ISO or average several frames: noise hides the detail."
-    if values["share_in_focus"] < 0.1:
-        return "Stop down or move the plane of focus onto the subject: little of the frame is sharp."
-    return "Check the focus at full magnification and hold the camera still: the sharpest edges are soft."
+    if _called(values) == "soft":
+        return "Check the focus at full magnification, and hold the camera still: even the sharpest edges are soft."
+    return "See at full magnification whether the subject is what is sharpest; stop down where more should be sharp."

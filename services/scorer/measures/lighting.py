@@ -54,6 +54,9 @@ WEIGHTS = {
 
 _FREE = 0.01
 
+_DARK, _LIGHT = 38, 64
+"""Mean L* at and beyond which a picture is called dark or light."""
+
 
 def measure(scene: Scene) -> Measured:
     """Returns the lighting of each picture."""
@@ -118,30 +121,29 @@ def evidence(values: Mapping[str, float]) -> list[str]:
     """Returns sentences on the lighting, the most telling first."""
     found = []
     if values["white_share"] > _FREE:
-        found.append(f"{values['white_share']:.0%} of the pixels are burnt out to white.")
+        found.append(f"{values['white_share']:.0%} of the pixels are white without detail.")
     if values["black_share"] > _FREE:
-        found.append(f"{values['black_share']:.0%} of the pixels are blocked up to black.")
-    found.append(
-        f"{values['zones_used']:.0f} of 11 zones are used, over a range of {values['range']:.0f} L*; "
-        f"{values['zone_0_share']:.0%} of the pixels lie in zone 0."
-    )
-    side = "dark" if values["mean"] < 38 else "light" if values["mean"] > 64 else "middle"
-    found.append(f"The mean tone is {side}: zone {values['mean'] / 10:.1f}.")
+        found.append(f"{values['black_share']:.0%} of the pixels are black without detail.")
+    darkest = f"; {values['zone_0_share']:.0%} of the pixels lie in zone 0" if values["zone_0_share"] >= 0.01 else ""
+    found.append(f"{values['zones_used']:.0f} of 11 zones are used, over a range of {values['range']:.0f} L*{darkest}.")
+    if not _DARK < values["mean"] < _LIGHT:
+        side = "dark" if values["mean"] <= _DARK else "light"
+        found.append(f"The mean tone is {side}: zone {values['mean'] / 10:.1f}.")
     if values["local_contrast"] < 3:
-        found.append(f"Neighbouring tones differ by only {values['local_contrast']:.1f} L*: the light is flat.")
+        found.append(f"Neighbouring tones differ little, by {values['local_contrast']:.1f} L*.")
     return found
 
 
 def advice(values: Mapping[str, float]) -> str:
     """Returns what to try for better lighting."""
     if values["white_share"] > 0.03 and values["white_share"] >= values["black_share"]:
-        return "Expose for the highlights: about one stop less keeps detail in the whites."
+        return "If the whites should show detail, expose for them: about one stop less."
     if values["black_share"] > 0.03:
-        return "Give the shadows one to two stops more, or lift them when developing."
+        return "If the shadows should show detail, give them one to two stops more, or lift them when developing."
     if values["range"] < 65:
-        return "Set a true black and a true white when developing: the range is short of both."
+        return "Set a true black and a true white when developing: the range is short of one or both."
     if values["mean"] < 35:
-        return "Expose one stop more: most tones lie below middle grey."
+        return "Expose one stop more, unless the dark is meant: most tones lie below middle grey."
     if values["mean"] > 68:
-        return "Expose one stop less: most tones lie above middle grey."
+        return "Expose one stop less, unless the lightness is meant: most tones lie above middle grey."
     return "Wait for light from the side: it separates the tones more than this light does."

@@ -116,37 +116,43 @@ def _separation(lab: Tensor, figure: Tensor, ground: Tensor) -> tuple[Tensor, Te
     return difference, difference / (0.5 * (spreads[0] + spreads[1]) + 16).sqrt()
 
 
+_BUSY, _CALM = 5.5, 2.0
+"""L* a pixel of the surroundings beyond which a person calls them full of detail, and below which calm."""
+
+
 def evidence(values: Mapping[str, float]) -> list[str]:
-    """Returns sentences on the subject and its surroundings, the most telling first."""
+    """Returns sentences on the subject and its surroundings, the most telling first.
+
+    How large the subject is, and that it is the softer part, is not said: what is found of it is about half, and smooth
+    things pass for soft ones.
+    """
     if values["concentration"] < 0.15:
-        found = ["No single subject separates from the rest of the frame."]
+        found = ["No subject could be told from the rest of the frame by tone and colour."]
+    elif values["separation"] < 1:
+        found = ["Tones and colours vary more within subject and surroundings than between them."]
     else:
         found = [
-            f"The subject is {values['subject_share']:.0%} of the frame and differs from its surroundings "
-            f"by {values['colour_difference']:.0f} Lab units ({values['separation']:.1f} standard deviations)."
+            f"What stands out differs {'clearly' if values['separation'] >= 2 else 'somewhat'} from its surroundings: "
+            f"by {values['colour_difference']:.0f} Lab units, {values['separation']:.1f} standard deviations."
         ]
     clutter = values["background_clutter"]
-    if clutter > 3:
-        found.append(f"The background is busy: {clutter:.1f} L* a pixel.")
-    elif clutter < 1:
-        found.append(f"The background is calm: {clutter:.1f} L* a pixel.")
+    if clutter > _BUSY:
+        found.append(f"The surroundings are full of detail: {clutter:.1f} L* a pixel.")
+    elif clutter < _CALM:
+        found.append(f"The surroundings are calm: {clutter:.1f} L* a pixel.")
     if values["focus_gap"] > 1:
-        found.append(f"The background's edges are {2 ** values['focus_gap']:.1f} times as wide as the subject's.")
-    elif values["focus_gap"] < -1:
-        found.append("The background is sharper than the subject.")
-    if values["figure_width"] > 1.5:
-        found.append("The subject itself is not sharp.")
+        found.append("The background is softer than the subject, which sets it apart.")
     return found
 
 
 def advice(values: Mapping[str, float]) -> str:
     """Returns what to try to set the subject apart."""
-    if values["focus_gap"] < -1 or values["figure_width"] > 1.5:
-        return "Put the plane of focus on the subject: nothing sets it apart while it is the softer part."
-    if values["background_clutter"] > 3:
+    if values["background_clutter"] > _BUSY:
         return "Open the aperture, or move so that a plainer background lies behind the subject."
     if values["concentration"] < 0.15:
-        return "Move closer to one subject, so that it fills between a tenth and a third of the frame."
+        return "Let one thing stand clear of the rest: move until it has a plain ground of its own."
     if values["separation"] < 1.2:
         return "Look for a background of another tone or colour than the subject."
-    return "Put more distance between the subject and what is behind it."
+    if values["focus_gap"] > 1:
+        return "The soft background helps already: let it differ in tone or colour as well."
+    return "Put more distance between the subject and what is behind it, or open the aperture."

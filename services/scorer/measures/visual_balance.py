@@ -96,33 +96,48 @@ def _visual_weight(lab: Tensor) -> Tensor:
     return contrast / contrast.mean(dim=(-2, -1), keepdim=True) + detail / detail.mean(dim=(-2, -1), keepdim=True)
 
 
+_EVEN = 0.03
+"""Share of the width within which the weight counts as central: a person sees no lean in less."""
+
+_LEANING, _LYING = 1.2, 10.0
+"""Degrees between which lines are said to lean: less is not seen, more is how a thing lies and no horizon."""
+
+
 def evidence(values: Mapping[str, float]) -> list[str]:
     """Returns sentences on the balance, the most telling first."""
     found = []
     across, down = values["weight_x"] - 0.5, values["weight_y"] - 0.5
-    if abs(across) >= 0.015:
-        found.append(f"The weight lies {abs(across):.0%} {'right' if across > 0 else 'left'} of the centre.")
+    if abs(across) >= _EVEN:
+        found.append(f"The visual weight lies {abs(across):.0%} {'right' if across > 0 else 'left'} of the centre.")
     else:
-        found.append("Left and right are in balance.")
+        found.append("Left and right carry about the same visual weight.")
     if abs(down) > 0.05:
-        found.append(f"The weight lies {abs(down):.0%} {'below' if down > 0 else 'above'} the middle.")
-    if values["symmetry"] > 0.5:
-        found.append("The halves mirror each other.")
-    if values["line_presence"] > 0.4 and abs(values["tilt"]) > 1.2:
-        side = "right" if values["tilt"] > 0 else "left"
-        found.append(f"The level lines lean {abs(values['tilt']):.1f} degrees down to the {side}.")
+        found.append(f"The visual weight lies {abs(down):.0%} {'below' if down > 0 else 'above'} the middle.")
+    if values["symmetry"] > 0.7:
+        found.append("The left half nearly mirrors the right in tone.")
+    if _leans(values):
+        way = "clockwise" if values["tilt"] > 0 else "counter-clockwise"
+        found.append(
+            f"The strongest straight lines are turned {abs(values['tilt']):.1f} degrees {way} from level or upright: "
+            "a tilt, unless the things themselves lie so."
+        )
     return found
+
+
+def _leans(values: Mapping[str, float]) -> bool:
+    return values["line_presence"] > 0.4 and _LEANING < abs(values["tilt"]) < _LYING
 
 
 def advice(values: Mapping[str, float]) -> str:
     """Returns what to try for better balance."""
-    if values["line_presence"] > 0.4 and abs(values["tilt"]) > 1.2:
-        return f"Level the frame: its lines lean by {abs(values['tilt']):.1f} degrees."
-    if abs(values["weight_x"] - 0.5) > 0.02:
-        side = "left" if values["weight_x"] > 0.5 else "right"
-        return f"Answer the weight with something on the {side}, or turn the camera until it is carried."
+    if _leans(values):
+        way = "counter-clockwise" if values["tilt"] > 0 else "clockwise"
+        return f"If its lines should be level, turn the picture {abs(values['tilt']):.1f} degrees {way}."
+    if abs(values["weight_x"] - 0.5) >= _EVEN:
+        here, there = ("right", "left") if values["weight_x"] > 0.5 else ("left", "right")
+        return f"Answer the weight on the {here} with something on the {there}, or turn the camera to the {here}."
     if abs(values["weight_y"] - 0.5) > 0.05:
         return f"Shift the frame {'down' if values['weight_y'] > 0.5 else 'up'}: the weight gathers in that half of it."
     if values["symmetry"] < 0.3:
         return "Give the strongest shape a smaller counterweight on the other side."
-    return "The weight is even already: level the frame, and let its halves answer each other in shape."
+    return "The weight is even already: see that the frame is level, and let its halves answer each other in shape."

@@ -144,7 +144,7 @@ def test_a_subject_on_a_third_is_better_placed_than_one_between() -> None:
     assert on["power_point_distance"] < 0.05 < between["power_point_distance"]
     scores = [SCORER.score([_picture(p)])[0].values[0] for p in (disc(1 / 3, 1 / 3), disc(0.2, 0.75))]
     assert scores[0] > scores[1]
-    assert "upper left third" in _evidence("composition", disc(1 / 3, 1 / 3))
+    assert "upper left crossing of the thirds" in _evidence("composition", disc(1 / 3, 1 / 3))
 
 
 def _horizon(degrees: float) -> Pixels:
@@ -161,7 +161,7 @@ def test_a_leaning_horizon_is_measured(degrees: float) -> None:
     values = _values("visual_balance", _horizon(degrees))
     assert values["tilt"] == pytest.approx(degrees, abs=0.6)
     sentence = _evidence("visual_balance", _horizon(degrees))
-    assert f"degrees down to the {'right' if degrees > 0 else 'left'}" in sentence
+    assert f"degrees {'clockwise' if degrees > 0 else 'counter-clockwise'} from level" in sentence
 
 
 def test_a_level_horizon_is_better_than_a_leaning_one() -> None:
@@ -224,8 +224,8 @@ def test_clipped_shares_are_counted() -> None:
     assert values["black_share"] == pytest.approx(0.12, abs=0.01)
     assert values["white_share"] == pytest.approx(0.08, abs=0.01)
     sentence = _evidence("lighting", pixels)
-    assert "12% of the pixels are blocked up to black" in sentence
-    assert "8% of the pixels are burnt out to white" in sentence
+    assert "12% of the pixels are black without detail" in sentence
+    assert "8% of the pixels are white without detail" in sentence
 
 
 def test_lost_highlights_stay_lost_when_darkened() -> None:

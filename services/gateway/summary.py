@@ -6,7 +6,6 @@ Everything said here stands in the answer as a number or a text; nothing is judg
 from __future__ import annotations
 
 import functools
-import math
 import re
 import textwrap
 from collections.abc import Sequence
@@ -102,7 +101,7 @@ def nearest(found: embedder_pb2.SearchReferencesResponse, advisor: str) -> str:
 def about_scores(scores: scorer_pb2.ScoreResponse, advisor: str) -> list[str]:
     """Returns the overall score, each dimension beside the best reference, and what to work on."""
     grade = f", grade {scores.grade}" if scores.grade else ""
-    sentences = [f"Overall: {_finer(scores.overall)}/10{grade}."]
+    sentences = [f"Overall: {_out_of_ten(scores.overall)}{grade}."]
     compared = _compared(scores)
     for dimension in scores.dimensions:
         sentences.append(_beside_the_best(dimension, compared=dimension in compared))
@@ -117,7 +116,7 @@ def about_scores(scores: scorer_pb2.ScoreResponse, advisor: str) -> list[str]:
 def standing(scores: scorer_pb2.ScoreResponse, advisor: str) -> str:
     """Returns the overall score, and the strongest and the weakest dimension beside the advisor's, in words."""
     grade = f" ({scores.grade})" if scores.grade else ""
-    overall = f"Overall it scores {_finer(scores.overall)}/10{grade}"
+    overall = f"Your photograph scores {_out_of_ten(scores.overall)} overall{grade}"
     if not scores.dimensions:
         return f"{overall}."
     compared = _compared(scores)
@@ -125,8 +124,8 @@ def standing(scores: scorer_pb2.ScoreResponse, advisor: str) -> str:
         best = max(scores.dimensions, key=lambda dimension: dimension.score)
         worst = min(scores.dimensions, key=lambda dimension: dimension.score)
         return (
-            f"{overall}: {_dimension(best.dimension)} is strongest ({_points(best.score)}/10), "
-            f"{_dimension(worst.dimension)} weakest ({_points(worst.score)}/10)."
+            f"{overall}: {_dimension(best.dimension)} is strongest ({_out_of_ten(best.score)}), "
+            f"{_dimension(worst.dimension)} weakest ({_out_of_ten(worst.score)})."
         )
     best = max(compared, key=lambda dimension: dimension.comparison.gap_points)
     # What stands out below is the scorer's to say: a gap in what it is not sure of is no weakness.
@@ -134,8 +133,8 @@ def standing(scores: scorer_pb2.ScoreResponse, advisor: str) -> str:
     worst = min(flagged or compared, key=lambda dimension: dimension.comparison.gap_points)
     return (
         f"{overall}; beside the references of {advisor}, {_dimension(best.dimension)} is strongest "
-        f"({_points(best.score)}/10, {_gap(best.comparison.gap_points)}) and {_dimension(worst.dimension)} weakest "
-        f"({_points(worst.score)}/10, {_gap(worst.comparison.gap_points)})."
+        f"({_out_of_ten(best.score)}, {_gap(best.comparison.gap_points)}) and {_dimension(worst.dimension)} weakest "
+        f"({_out_of_ten(worst.score)}, {_gap(worst.comparison.gap_points)})."
     )
 
 
@@ -197,9 +196,9 @@ def _beside_the_best(dimension: scorer_pb2.DimensionScore, *, compared: bool) ->
     label = _dimension(dimension.dimension).capitalize()
     best = dimension.comparison.reference.best_example
     if not compared or not best.title:
-        return f"{label}: {_points(dimension.score)}/10."
-    mine, theirs = _apart(dimension.score, best.score)
-    return f"{label}: {mine}/10. The best reference: {theirs}/10 ({best.title})."
+        return f"{label}: {_out_of_ten(dimension.score)}."
+    theirs = f"{_out_of_ten(best.score)} ({_title(best.title)})"
+    return f"{label}: {_out_of_ten(dimension.score)}. The best reference: {theirs}."
 
 
 def _to_work_on(dimension: scorer_pb2.DimensionScore, advisor: str) -> str:
@@ -211,7 +210,7 @@ def _to_work_on(dimension: scorer_pb2.DimensionScore, advisor: str) -> str:
     if comparison.advice:
         sentence += f" {_ended(comparison.advice)}"
     if comparison.examples:
-        shown = [f"{_title(example.title)} ({_points(example.score)}/10)" for example in comparison.examples]
+        shown = [f"{_title(example.title)} ({_out_of_ten(example.score)})" for example in comparison.examples]
         sentence += f" See {_listed(shown)}."
     return sentence
 
@@ -232,30 +231,15 @@ def _dimension(dimension: types_pb2.Dimension.ValueType) -> str:
     return types_pb2.Dimension.Name(dimension).removeprefix("DIMENSION_").lower().replace("_", " ")
 
 
-def _points(score: float) -> str:
-    """Returns a score as a whole number, halves up."""
-    return str(math.floor(score + 0.5))
-
-
-def _finer(score: float) -> str:
-    """Returns a score with one decimal, unless that is a zero."""
-    return f"{score:.1f}".removesuffix(".0")
-
-
-def _apart(mine: float, theirs: float) -> tuple[str, str]:
-    """Returns two scores as whole numbers; finer where they are less than a point apart.
-
-    Whole numbers would hide a difference (8.0 and 8.4) or make one (6.46 and 6.54).
-    """
-    number = _finer if abs(mine - theirs) < 1 else _points
-    return number(mine), number(theirs)
+def _out_of_ten(score: float) -> str:
+    """Returns a score with one decimal, as tables show it."""
+    return f"{score:.1f}/10"
 
 
 def _gap(points: float) -> str:
     if abs(points) < 0.05:
         return "level with the mean"
-    size = _finer(abs(points))
-    return f"{size} {'point' if size == '1' else 'points'} {'above' if points > 0 else 'below'} the mean"
+    return f"{abs(points):.1f} points {'above' if points > 0 else 'below'} the mean"
 
 
 def _listed(words: Sequence[str]) -> str:

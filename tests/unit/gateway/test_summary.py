@@ -59,8 +59,8 @@ def test_two_scores_never_read_the_wrong_way_round(mine: float, best: float) -> 
     sentence = answer.narrations[0].sentences[1]
     shown = [float(word.split("/10")[0]) for word in sentence.split() if "/10" in word]
     assert len(shown) == 2
-    assert abs(shown[0] - mine) <= 0.5001
-    assert abs(shown[1] - best) <= 0.5001
+    assert abs(shown[0] - mine) <= 0.0501
+    assert abs(shown[1] - best) <= 0.0501
     assert (shown[0] - shown[1]) * (mine - best) >= 0
 
 
@@ -75,8 +75,8 @@ def test_the_strongest_dimension_is_that_which_stands_out_most_not_that_which_sc
         scored.comparison.gap_points = gap
         scored.comparison.gap = gap / 0.8
     assert standing(scores, "Ansel") == (
-        "Overall it scores 7/10; beside the references of Ansel, lighting is strongest (6/10, level with the mean) "
-        "and focus sharpness weakest (7/10, 1 point below the mean)."
+        "Your photograph scores 7.0/10 overall; beside the references of Ansel, lighting is strongest (6.0/10, level "
+        "with the mean) and focus sharpness weakest (7.0/10, 1.0 points below the mean)."
     )
 
 
@@ -90,7 +90,7 @@ def test_what_needs_work_is_called_weakest_before_what_the_scorer_is_not_sure_of
         scored = scores.dimensions.add(dimension=dimension, score=4)
         scored.comparison.gap_points = points
         scored.comparison.needs_work = needs_work
-    assert "visual balance weakest (4/10, 2.2 points below the mean)" in standing(scores, "Ansel")
+    assert "visual balance weakest (4.0/10, 2.2 points below the mean)" in standing(scores, "Ansel")
 
 
 def test_with_too_few_references_for_a_deviation_points_are_compared() -> None:
@@ -98,14 +98,14 @@ def test_with_too_few_references_for_a_deviation_points_are_compared() -> None:
     for dimension, points in ((types_pb2.DIMENSION_COMPOSITION, 0.4), (types_pb2.DIMENSION_LIGHTING, -0.6)):
         scored = scores.dimensions.add(dimension=dimension, score=5)
         scored.comparison.gap_points = points
-    assert "composition is strongest (5/10, 0.4 points above the mean)" in standing(scores, "Ansel")
+    assert "composition is strongest (5.0/10, 0.4 points above the mean)" in standing(scores, "Ansel")
 
 
 def test_a_dimension_of_a_newer_scorer_does_not_break_the_answer() -> None:
     newer = scorer_pb2.DimensionScore.FromString(b"\x08\x63\x15\x00\x00\xa0\x40")
     answer = gateway_pb2.AnalyzeResponse(scores=scorer_pb2.ScoreResponse(dimensions=[newer]))
     narrate(answer, ADVISOR)
-    assert "5/10" in answer.narrations[0].sentences[1]
+    assert "5.0/10" in answer.narrations[0].sentences[1]
 
 
 def test_a_critique_that_names_no_reason_for_falling_back_still_says_that_it_did() -> None:

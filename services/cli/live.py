@@ -61,8 +61,7 @@ class LiveAnswer:
             self._when_free(lambda: show_failure(self._console, event.failure))
         elif kind == "completed":
             self._end_writing()
-            if event.completed.summary:
-                show_summary(self._console, event.completed)
+            show_summary(self._console, event.completed)
             show_footer(self._console, event.completed)
 
     def close(self) -> None:

@@ -154,6 +154,7 @@ def _template() -> jinja2.Template:
         "signed": wording.signed,
         "similarity": wording.similarity_percent,
         "sources": wording.sources,
+        "summary": wording.summary,
         "teaches": wording.teaches,
         "weakest_first": wording.weakest_first,
         "when_and_where": wording.when_and_where,

@@ -26,6 +26,7 @@ from services.cli.wording import (
     signed,
     similarity_percent,
     sources,
+    summary,
     teaches,
     timings,
     weakest_first,
@@ -49,8 +50,7 @@ def show_title(console: Console, photograph: str, advisor: str, mode: str) -> No
 
 def show_answer(console: Console, response: gateway_pb2.AnalyzeResponse, advisor: str) -> None:
     """Prints a whole answer."""
-    if response.summary:
-        show_summary(console, response)
+    show_summary(console, response)
     if response.HasField("references"):
         show_references(console, response.references)
     if response.HasField("scores"):
@@ -65,8 +65,9 @@ def show_answer(console: Console, response: gateway_pb2.AnalyzeResponse, advisor
 
 
 def show_summary(console: Console, response: gateway_pb2.AnalyzeResponse) -> None:
-    """Prints the sentences that sum an answer up."""
-    console.print(Padding(Text(plain(response.summary), style="bold"), (1, 1, 0, 1)))
+    """Prints the sentences that sum an answer up, where they say more than its one part does."""
+    if sentences := summary(response):
+        console.print(Padding(Text(plain(sentences), style="bold"), (1, 1, 0, 1)))
 
 
 def show_references(console: Console, found: embedder_pb2.SearchReferencesResponse) -> None:

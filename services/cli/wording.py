@@ -27,6 +27,12 @@ def part_name(part: gateway_pb2.Part.ValueType) -> str:
     return PART_NAMES.get(part, "a part that this version does not know")
 
 
+def summary(response: gateway_pb2.AnalyzeResponse) -> str:
+    """Returns the summary; empty where it could only repeat the critique that is the whole answer."""
+    rest = response.HasField("references") or response.HasField("scores") or response.failures
+    return response.summary if rest or not response.HasField("critique") else ""
+
+
 def dimension_name(dimension: types_pb2.Dimension.ValueType) -> str:
     """Returns what a dimension is called, with a capital first letter."""
     value = types_pb2.Dimension.DESCRIPTOR.values_by_number.get(dimension)

@@ -53,6 +53,16 @@ def test_control_characters_never_reach_the_terminal() -> None:
     assert "\x07" not in console.file.getvalue()
 
 
+def test_a_summary_does_not_repeat_the_critique_that_is_the_whole_answer() -> None:
+    response = answers.answer()
+    assert wording.summary(response) == response.summary
+    response.ClearField("references")
+    response.ClearField("scores")
+    assert wording.summary(response) == ""
+    response.failures.add(part=gateway_pb2.PART_SCORES)
+    assert wording.summary(response) == response.summary
+
+
 @pytest.mark.parametrize("width", [60, 80, 110, 200])
 def test_an_answer_fits_the_terminal(width: int) -> None:
     file = io.StringIO()

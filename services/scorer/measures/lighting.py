@@ -140,10 +140,10 @@ def advice(values: Mapping[str, float]) -> str:
         return "If the whites should show detail, expose for them: about one stop less."
     if values["black_share"] > 0.03:
         return "If the shadows should show detail, give them one to two stops more, or lift them when developing."
-    if values["range"] < 65:
-        return "Set a true black and a true white when developing: the range is short of one or both."
     if values["mean"] < 35:
         return "Expose one stop more, unless the dark is meant: most tones lie below middle grey."
     if values["mean"] > 68:
         return "Expose one stop less, unless the lightness is meant: most tones lie above middle grey."
-    return "Wait for light from the side: it separates the tones more than this light does."
+    if values["range"] < 85:
+        return "Set a true black and a true white when developing: the range is short of one or both."
+    return "Look for light from the side, which separates the tones, or raise the local contrast when developing."

@@ -97,3 +97,14 @@ def test_shadows_are_not_called_deep_where_stretching_made_them() -> None:
     pale = np.asarray(160 + 0.3 * disc(0.5, 0.5, radius=0.3), np.uint8)
     sentence = _said("emotional_impact", _values("emotional_impact", pale))
     assert "deep" not in sentence.lower()
+
+
+@pytest.mark.parametrize(("stops", "advice"), [(2.5, "one stop less"), (-3.0, "one stop more")])
+def test_exposure_is_advised_the_right_way(stops: float, advice: str) -> None:
+    assert advice in _advised("lighting", _values("lighting", perturb.expose(photograph("chelsea"), stops)))
+
+
+def test_a_range_that_is_short_is_not_laid_to_the_light() -> None:
+    pale = np.asarray(90 + 0.3 * photograph("chelsea"), np.uint8)
+    assert "true black and a true white" in _advised("lighting", _values("lighting", pale))
+    assert "light from the side" in _advised("lighting", _values("lighting", photograph("coffee")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+import traceback
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
@@ -144,6 +145,9 @@ class _Call:
             log.error("request %s failed", self.request_id, exc_info=error)
             status = errors.internal_status(self.request_id)
         self.code = _CODES[status.code]
+        # Whoever keeps the error would keep the photograph with it: an error and its traceback are garbage that counts
+        # few objects, and collected late.
+        traceback.clear_frames(error.__traceback__)
         await self._abort(status)
 
     async def _abort(self, status: status_pb2.Status) -> None:
@@ -162,6 +166,7 @@ def _unary(behaviour: Callable[..., Awaitable[Any]], method: str, budget: ByteBu
                 this.done()
                 raise
             except Exception as error:
+                request = None  # this frame is the one that cannot be cleared yet
                 await this.fail(error)
                 raise
             this.done()
@@ -185,6 +190,7 @@ def _stream(
                 this.done()
                 raise
             except Exception as error:
+                request = None  # this frame is the one that cannot be cleared yet
                 await this.fail(error)
                 raise
             finally:

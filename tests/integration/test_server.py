@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,10 @@ class Scripted(critic_pb2_grpc.CriticServiceServicer):
         self.entered = asyncio.Event()
         self.release = asyncio.Event()
         self.closed = asyncio.Event()
+        self.request: object = None
 
     async def Critique(self, request: critic_pb2.CritiqueRequest, context: object) -> critic_pb2.CritiqueResponse:
+        self.request = request
         if self.error is not None:
             raise self.error
         self.entered.set()
@@ -68,6 +71,7 @@ class Scripted(critic_pb2_grpc.CriticServiceServicer):
     async def StreamCritique(
         self, request: critic_pb2.StreamCritiqueRequest, context: object
     ) -> AsyncIterator[critic_pb2.StreamCritiqueResponse]:
+        self.request = request
         self.entered.set()
         try:
             yield critic_pb2.StreamCritiqueResponse(started=critic_pb2.Started())
@@ -215,6 +219,30 @@ async def test_requests_too_large_to_be_answered_together_are_refused_at_once(to
         toy.servicer.release.set()
         assert (await first).text == (await small).text == "done"
         assert (await stub.Critique(photograph)).text == "done"
+
+
+async def test_a_call_that_failed_keeps_its_photograph_no_longer(toy: Toy, channel: grpc.aio.Channel) -> None:
+    stub = critic_pb2_grpc.CriticServiceStub(channel)
+    toy.servicer.error = errors.InvalidImage("It is no photograph.")
+    gc.disable()
+    try:
+        for call in (
+            stub.Critique(critic_pb2.CritiqueRequest()),
+            _read(stub.StreamCritique(critic_pb2.StreamCritiqueRequest())),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError, match="no photograph"):
+                await call
+            # Another call, so that the library has done with the first.
+            await stub.ListAdapters(critic_pb2.ListAdaptersRequest())
+            references = sys.getrefcount(toy.servicer.request)
+            assert references == 2  # the attribute, and what is asked
+    finally:
+        gc.enable()
+
+
+async def _read(stream: AsyncIterable[object]) -> None:
+    async for _ in stream:
+        pass
 
 
 async def test_a_stream_that_is_cancelled_closes_its_handler(toy: Toy, channel: grpc.aio.Channel) -> None:

@@ -45,6 +45,33 @@ def disc(
     return np.repeat(np.where(inside, light, grey).astype(np.uint8)[..., None], 3, axis=-1)
 
 
+def solid(rgb: tuple[int, int, int], size: tuple[int, int] = (300, 400)) -> Pixels:
+    """Returns a picture (rows, columns) of one colour."""
+    return np.full((*size, 3), rgb, np.uint8)
+
+
+def noise(size: tuple[int, int]) -> Pixels:
+    """Returns a picture (rows, columns) in which no pixel has to do with another."""
+    return np.random.default_rng(5).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def two_colours() -> Pixels:
+    """Returns a picture that is red on its left and blue on its right."""
+    pixels = solid((200, 30, 30))
+    pixels[:, 200:] = (20, 40, 180)
+    return pixels
+
+
+def grey_photograph() -> Pixels:
+    """Returns a photograph without its colours."""
+    return np.repeat(photograph("chelsea").mean(-1, keepdims=True).astype(np.uint8), 3, -1)
+
+
+def sepia_photograph() -> Pixels:
+    """Returns the same photograph toned brown."""
+    return np.asarray(np.clip(grey_photograph() * np.array([1.07, 0.85, 0.62]), 0, 255), np.uint8)
+
+
 def encoded(pixels: Pixels | Image.Image, form: str = "PNG", **options: object) -> bytes:
     """Returns a file's bytes."""
     buffer = io.BytesIO()

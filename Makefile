@@ -22,7 +22,7 @@ help:  ## list the targets
 
 install: $(INSTALLED)  ## make .venv with everything in the locked versions
 
-$(INSTALLED): pyproject.toml deploy/constraints.txt deploy/install.sh
+$(INSTALLED): pyproject.toml deploy/constraints.txt deploy/hashes.txt deploy/install.sh
 	@VENV=$(VENV) deploy/install.sh
 	@touch $@
 
@@ -56,8 +56,12 @@ protos-check:
 manifests:
 	@PATH="$(abspath $(BIN)):$$PATH" deploy/verify/check.sh
 
-lock: install  ## write the versions of everything installed to deploy/constraints.txt
-	@$(BIN)/python -m pip --disable-pip-version-check freeze --exclude-editable | sed 's/+cpu$$//' > deploy/constraints.txt
+# triton is not installed beside a CPU build of torch. Of torch and torchvision each index has other wheels: no hashes.
+lock: install  ## write the versions of everything installed to deploy/constraints.txt, the hashes of all their files to deploy/hashes.txt
+	@{ $(BIN)/python -m pip freeze --all --exclude-editable | sed 's/+cpu$$//'; grep '^triton==' deploy/constraints.txt; } \
+	  | LC_ALL=C sort -fu -o deploy/constraints.txt
+	@grep -vE '^torch(vision)?==' deploy/constraints.txt \
+	  | $(BIN)/uv pip compile --quiet --no-deps --generate-hashes --no-header --no-annotate - -o deploy/hashes.txt
 
 mini: mini-advisors mini-clip mini-critic  ## draw the sample advisors and train the embedded models anew, from a seed; -j2 uses two cores
 

@@ -6,6 +6,7 @@ of the project, of the extra that is named like the service, and of further extr
 code of one service, as files, and no installed distribution.
 """
 
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -19,10 +20,19 @@ def requirements(pyproject: Path, service: str, *further: str) -> list[str]:
     """
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
     extras: dict[str, list[str]] = project["optional-dependencies"]
-    for name in (service, *further):
+    found: set[str] = set(project["dependencies"])
+    waiting = [service, *further]
+    while waiting:
+        name = waiting.pop()
         if name not in extras:
             sys.exit(f"There is no service {name!r}: SERVICE is one of {', '.join(sorted(extras))}.")
-    return sorted({*project["dependencies"], *(line for name in (service, *further) for line in extras[name])})
+        for line in extras[name]:
+            # An extra may consist of others.
+            if others := re.fullmatch(rf"{project['name']}\[(.+)\]", line):
+                waiting += others[1].split(",")
+            else:
+                found.add(line)
+    return sorted(found)
 
 
 def write_metadata(pyproject: Path, folder: Path) -> Path:

@@ -40,6 +40,8 @@ NEEDED: Final = {
     "peft": "peft",
     "safetensors": "safetensors",
 }
+# They install the others and are not served with.
+INSTALLERS: Final = frozenset({"pip", "setuptools", "wheel"})
 NEEDED_DISK_GB: Final = {"mini": 1.0, "full": 15.0}
 NEEDED_MEMORY_GB: Final = {"mini": 4.0, "full": 16.0}
 PROBE_TIMEOUT_S: Final = 1.0
@@ -99,7 +101,7 @@ def packages(lock: Path) -> Iterator[Finding]:
     for line in lock.read_text(encoding="utf-8").splitlines():
         if pinned := re.match(r"([A-Za-z0-9._-]+)==([^\s;]+)", line):
             installed = _installed(pinned[1])
-            if installed and installed != pinned[2].split("+")[0]:
+            if installed and installed != pinned[2].split("+")[0] and pinned[1] not in INSTALLERS:
                 differing.append(f"{pinned[1]} {installed} instead of {pinned[2]}")
     if differing:
         shown = ", ".join(differing[:5]) + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")

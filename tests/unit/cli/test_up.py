@@ -254,11 +254,12 @@ def test_the_doctor_judges_python() -> None:
 
 def test_the_doctor_compares_with_the_lock(tmp_path: Path) -> None:
     lock = tmp_path / "constraints.txt"
-    lock.write_text("# a lock\npytest==0.0.1\nnot-installed-anywhere==1.0\n")
+    lock.write_text("# a lock\npytest==0.0.1\nnot-installed-anywhere==1.0\npip==0.0.1\n")
     [finding] = [each for each in packages(lock) if each.verdict is Verdict.NOTE]
     assert "pytest" in finding.sentence
     assert "instead of 0.0.1" in finding.sentence
     assert "not-installed-anywhere" not in finding.sentence
+    assert "pip" not in finding.sentence
     assert [each.verdict for each in packages(tmp_path / "none")][-1] is Verdict.NOTE
 
 

@@ -188,7 +188,11 @@ class RunningServer:
 
     async def __aenter__(self) -> RunningServer:
         await self.listen()
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -241,6 +245,8 @@ async def serve(component: Component, settings: ServiceSettings) -> None:
     finally:
         for task in (starting, waiting):
             task.cancel()
+        # What the start has made is given back by then, or known to the component that is about to be stopped.
+        await asyncio.gather(starting, waiting, return_exceptions=True)
         log.info("draining")
         await server.stop()
     log.info("stopped")

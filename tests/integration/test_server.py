@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import signal
 import ssl
 import subprocess
 import sys
@@ -24,7 +26,7 @@ from prometheus_client import REGISTRY
 
 from services.core import errors
 from services.core.channels import channel_options
-from services.core.server import LIVENESS, RunningServer, main, running
+from services.core.server import LIVENESS, RunningServer, main, running, serve
 from services.core.settings import ServiceSettings
 from tests.processes import free_port
 
@@ -308,6 +310,52 @@ async def test_a_call_in_flight_ends_well_while_the_server_drains(toy: Toy) -> N
         assert (await call).text == "done"
         await stopping
     assert toy.stopped
+
+
+class Loading(Toy):
+    """A component whose start never ends by itself, and takes its time to give up, or fails."""
+
+    def __init__(self, fault: Exception | None = None) -> None:
+        super().__init__()
+        self.fault = fault
+        self.loading = asyncio.Event()
+        self.gave_up = False
+        self.stopped_when_given_up = False
+
+    async def start(self) -> None:
+        if self.fault is not None:
+            raise self.fault
+        self.loading.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(10_000):
+                await asyncio.sleep(0)
+            self.gave_up = True
+
+    async def stop(self) -> None:
+        await super().stop()
+        self.stopped_when_given_up = self.gave_up
+
+
+async def test_a_start_that_a_signal_ends_has_ended_when_its_component_is_stopped() -> None:
+    component = Loading()
+    serving = asyncio.create_task(serve(component, ServiceSettings.load(drain_s=0)))
+    await component.loading.wait()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(serving, 30)
+    assert component.stopped_when_given_up
+
+
+async def test_a_start_that_fails_leaves_no_server_behind() -> None:
+    port = free_port()
+    component = Loading(errors.ConfigurationError("There is no model."))
+    with pytest.raises(errors.ConfigurationError, match="no model"):
+        async with RunningServer(component, ServiceSettings.load(port=port, drain_s=0)):
+            raise AssertionError("it cannot have started")
+    assert component.stopped
+    async with RunningServer(Toy(), ServiceSettings.load(port=port, drain_s=0)) as server:
+        assert server.port == port
 
 
 async def test_metrics_are_served_beside_the_calls_until_the_server_stops(toy: Toy) -> None:

@@ -22,7 +22,8 @@ request. Anything that is not a MondrianError reaches the caller as INTERNAL wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Final, cast
 
@@ -140,6 +141,18 @@ class Forwarded(MondrianError):
     def __init__(self, status: status_pb2.Status) -> None:
         super().__init__(status.message, reason=reason_of(status))
         self.status = status
+
+
+@contextlib.contextmanager
+def fields_of(name: str) -> Iterator[None]:
+    """Makes the fields that errors name those of the field `name`, whose message is looked at meanwhile: its "mode"
+    is the whole request's "request.mode"."""
+    try:
+        yield
+    except MondrianError as error:
+        if error.field is not None:
+            error.field = f"{name}.{error.field}"
+        raise
 
 
 class ConfigurationError(Exception):

@@ -11,6 +11,7 @@ from mondrian.critic.v1 import critic_pb2, critic_pb2_grpc
 
 from services.core import telemetry
 from services.core.deadlines import deadline_of
+from services.core.errors import fields_of
 from services.core.identifiers import asked_advisor
 from services.core.pages import page
 from services.critic import metrics
@@ -59,7 +60,8 @@ class CriticServicer(critic_pb2_grpc.CriticServiceServicer):
         self, request: critic_pb2.StreamCritiqueRequest, context: Context
     ) -> AsyncIterator[critic_pb2.StreamCritiqueResponse]:
         """Streams a critique as it is written."""
-        writing = await self._serving.begin(self._asked(request.request, context))
+        with fields_of("request"):
+            writing = await self._serving.begin(self._asked(request.request, context))
         events = _events(writing)
         pieces: list[str] = []
         try:

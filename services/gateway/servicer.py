@@ -12,6 +12,7 @@ import grpc.aio
 from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 
 from services.core.byte_budget import ByteBudget
+from services.core.errors import fields_of
 from services.core.interceptors import REQUEST_ID
 from services.core.tokens import Metadata
 from services.gateway.admission import Admission
@@ -48,7 +49,8 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.StreamAnalyzeRequest, context: Context
     ) -> AsyncIterator[gateway_pb2.StreamAnalyzeResponse]:
         """Yields each part as soon as it is ready, and the whole answer last."""
-        validate(request.request)
+        with fields_of("request"):
+            validate(request.request)
         with self._admission.permit():
             events = events_of(lambda emit: self._analysis(request.request, context, emit=emit).answer())
             async with contextlib.aclosing(events):

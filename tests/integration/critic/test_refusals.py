@@ -73,3 +73,6 @@ async def test_words_that_cannot_be_used_are_refused(stub: Stub) -> None:
 async def test_an_advisor_that_can_be_none_is_refused_as_the_field_at_fault(stub: Stub, advisor: str) -> None:
     code, _, error = await refused(stub.Critique(request_of(advisor)))
     assert (code, field_of(error)) == (grpc.StatusCode.INVALID_ARGUMENT, "advisor")
+    stream = stub.StreamCritique(critic_pb2.StreamCritiqueRequest(request=request_of(advisor)))
+    code, _, error = await refused(stream.read())
+    assert (code, field_of(error)) == (grpc.StatusCode.INVALID_ARGUMENT, "request.advisor")

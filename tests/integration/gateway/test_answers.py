@@ -150,5 +150,6 @@ class TestWhatIsRefusedBeforeAnyServiceIsAsked:
         assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
         assert (field_of(error), reason_of(rpc_status_of(error))) == (field, reason)
         stream = over_fakes.stub.StreamAnalyze(gateway_pb2.StreamAnalyzeRequest(request=request_), timeout=SOON)
-        assert (await refused(events_of(stream))).details() == error.details()
+        streamed = await refused(events_of(stream))
+        assert (streamed.details(), field_of(streamed)) == (error.details(), f"request.{field}")
         assert [fake.requests for fake in over_fakes.fakes] == [[], [], []]

@@ -5,23 +5,22 @@
       references/      the photographs; without this folder, those beside advisor.yaml
       metadata.yaml    for each file name: title, year, location, description, significance, tags, best_for
 
-Everything but one photograph is optional. The folder's texts are data: YAML is read by the safe loader, file names
-name files of the photographs' folder and nothing else, and what does not fit ends in one sentence.
+Everything but one photograph is optional. The folder's texts are data: file names name files of the photographs' folder
+and nothing else, and what does not fit ends in one sentence.
 """
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import yaml
 from mondrian.types.v1 import types_pb2
 
 from services.core.errors import ConfigurationError
-from services.core.identifiers import ADVISOR_ID, UNPRINTABLE, legible
+from services.core.identifiers import ADVISOR_ID, legible
 from services.core.images import EXTENSIONS
+from services.core.yaml_fields import listed, mapping, text, texts, unknown
 
 DIMENSIONS: Final = tuple(
     value.name.removeprefix("DIMENSION_").lower()
@@ -31,8 +30,6 @@ DIMENSIONS: Final = tuple(
 """The names of the eight dimensions, in the contract's order."""
 ADVISOR_KEYS: Final = frozenset({"id", "name", "bio", "years", "focus_areas", "voice", "link"})
 METADATA_KEYS: Final = frozenset({"title", "year", "location", "description", "significance", "tags", "best_for"})
-MAX_YAML_BYTES: Final = 16 * 1024 * 1024
-MAX_TEXT: Final = 4_000
 
 
 @dataclass(frozen=True)
@@ -96,20 +93,20 @@ def load_advisor(path: Path, advisor_id: str | None = None) -> AdvisorFolder:
             f"The advisor folder {path} {fault}; give a folder with references/ and, if you like, advisor.yaml in it."
         )
     about_file = path / "advisor.yaml"
-    about = _mapping(about_file)
+    about = mapping(about_file)
     identity = _identity(path, about_file, about, advisor_id)
     folder = path / "references" if (path / "references").is_dir() else path
-    notices = _unknown("advisor.yaml", about, ADVISOR_KEYS)
+    notices = unknown("advisor.yaml", about, ADVISOR_KEYS)
     files = _photographs(folder, notices)
     metadata = _metadata(path / "metadata.yaml", {file.name for file in files}, notices)
     return AdvisorFolder(
         id=identity,
-        name=_text(about_file, about, "name") or identity,
-        bio=_text(about_file, about, "bio"),
-        years=_text(about_file, about, "years"),
-        focus_areas=_texts(about_file, about, "focus_areas"),
-        voice=_text(about_file, about, "voice"),
-        link=_text(about_file, about, "link"),
+        name=text(about_file, about, "name") or identity,
+        bio=text(about_file, about, "bio"),
+        years=text(about_file, about, "years"),
+        focus_areas=texts(about_file, about, "focus_areas"),
+        voice=text(about_file, about, "voice"),
+        link=text(about_file, about, "link"),
         photographs=tuple(_reference(path / "metadata.yaml", file, metadata.get(file.name, {})) for file in files),
         notices=tuple(notices),
     )
@@ -129,7 +126,7 @@ def require_id(advisor_id: str, where: str = "The advisor id") -> str:
 
 
 def _identity(path: Path, about_file: Path, about: dict[str, object], asked: str | None) -> str:
-    written = _text(about_file, about, "id")
+    written = text(about_file, about, "id")
     if written:
         require_id(written, f"{about_file}: the id")
     if asked is None:
@@ -176,12 +173,12 @@ def _fault_of_photograph(path: Path) -> str:
 
 def _metadata(path: Path, file_names: set[str], notices: list[str]) -> dict[str, dict[str, object]]:
     entries: dict[str, dict[str, object]] = {}
-    for file_name, entry in _mapping(path).items():
+    for file_name, entry in mapping(path).items():
         if not isinstance(entry, dict):
             raise ConfigurationError(
-                f"{path}: '{file_name}' must be followed by fields ({_listed(METADATA_KEYS)}), one a line."
+                f"{path}: '{file_name}' must be followed by fields ({listed(METADATA_KEYS)}), one a line."
             )
-        notices += _unknown(f"metadata.yaml, {file_name}", entry, METADATA_KEYS)
+        notices += unknown(f"metadata.yaml, {file_name}", entry, METADATA_KEYS)
         if file_name in file_names:
             entries[file_name] = entry
         else:
@@ -189,93 +186,24 @@ def _metadata(path: Path, file_names: set[str], notices: list[str]) -> dict[str,
     return entries
 
 
-def _reference(metadata_file: Path, path: Path, entry: dict[str, object]) -> ReferenceFile:
-    where = metadata_file
+def _reference(where: Path, path: Path, entry: dict[str, object]) -> ReferenceFile:
     year = entry.get("year")
     if year is not None and (isinstance(year, bool) or not isinstance(year, int) or not 1800 <= year <= 2200):
         raise ConfigurationError(
             f"{where}: the year of '{path.name}' is {str(year)[:40]!r}; write a number from 1800 to 2200, or none."
         )
-    best_for = tuple(name.lower().replace(" ", "_") for name in _texts(where, entry, "best_for"))
+    best_for = tuple(name.lower().replace(" ", "_") for name in texts(where, entry, "best_for"))
     for name in best_for:
         if name not in DIMENSIONS:
             raise ConfigurationError(f"{where}: best_for of '{path.name}' names {name!r}; use {', '.join(DIMENSIONS)}.")
     return ReferenceFile(
         path=path,
         file_name=path.name,
-        title=_text(where, entry, "title") or path.stem,
+        title=text(where, entry, "title") or path.stem,
         year=year if isinstance(year, int) else None,
-        location=_text(where, entry, "location"),
-        description=_text(where, entry, "description"),
-        significance=_text(where, entry, "significance"),
-        tags=_texts(where, entry, "tags"),
+        location=text(where, entry, "location"),
+        description=text(where, entry, "description"),
+        significance=text(where, entry, "significance"),
+        tags=texts(where, entry, "tags"),
         best_for=best_for,
     )
-
-
-def _mapping(path: Path) -> dict[str, object]:
-    """Returns a YAML file's mapping with text keys; empty where there is no file or nothing in it."""
-    if not path.exists():
-        return {}
-    if not path.is_file():
-        raise ConfigurationError(f"{path} is not a file; write its fields into a text file of that name.")
-    try:
-        if path.stat().st_size > MAX_YAML_BYTES:
-            raise ConfigurationError(f"{path} has more than 16 MiB; keep only the photographs' fields in it.")
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" in line {mark.line + 1}" if mark is not None else ""
-        raise ConfigurationError(f"{path} is not YAML{line}; mend that line (indentation, quotes, colons).") from error
-    except RecursionError as error:
-        raise ConfigurationError(f"{path} is nested too deeply; write the fields as in the sample advisors.") from error
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read ({error.strerror}); mend its permissions.") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigurationError(f"{path} must hold 'name: value' lines, not a {type(content).__name__}.")
-    return {_plain(key): value for key, value in content.items()}
-
-
-def _text(where: Path, entry: dict[str, object], key: str) -> str:
-    value = entry.get(key)
-    if value is None:
-        return ""
-    if isinstance(value, (dict, list)):
-        raise ConfigurationError(f"{where}: '{key}' must be text; put it in quotes.")
-    text = _plain(value)
-    if len(text) > MAX_TEXT:
-        raise ConfigurationError(f"{where}: '{key}' has {len(text):,} characters; shorten it to {MAX_TEXT:,}.")
-    return text
-
-
-def _texts(where: Path, entry: dict[str, object], key: str) -> tuple[str, ...]:
-    value = entry.get(key)
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        return tuple(text for part in value.split(",") if (text := _plain(part)))
-    if not isinstance(value, list) or any(isinstance(part, (dict, list)) for part in value):
-        raise ConfigurationError(f"{where}: '{key}' must be a list of words, like [{key}-one, {key}-two].")
-    return tuple(_plain(part)[:200] for part in value if part is not None)
-
-
-def _plain(value: object) -> str:
-    """Returns a value as one line of text; two escaped halves of a character, as JSON writes them, become it."""
-    text = " ".join(str(value).split()).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return "".join(each for each in text if unicodedata.category(each) not in UNPRINTABLE)
-
-
-def _unknown(where: str, entry: dict[str, object], known: frozenset[str]) -> list[str]:
-    return [
-        f"{where}: '{key}' is passed over, since only these are used: {_listed(known)}."
-        for key in entry
-        if key not in known
-    ]
-
-
-def _listed(words: frozenset[str]) -> str:
-    return ", ".join(sorted(words))

@@ -1,0 +1,102 @@
+"""Fields of YAML files that people write: text, lists of words, and one sentence about what does not fit.
+
+YAML is read by the safe loader, so a file holds values and nothing else.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from services.core.errors import ConfigurationError
+from services.core.identifiers import UNPRINTABLE
+
+MAX_YAML_BYTES: Final = 16 * 1024 * 1024
+MAX_TEXT: Final = 4_000
+
+
+def mapping(path: Path) -> dict[str, object]:
+    """Returns a file's mapping with text keys; empty where there is no file or nothing in it.
+
+    Raises:
+        ConfigurationError: it cannot be read, is too large, or is no mapping in YAML.
+    """
+    if not path.exists():
+        return {}
+    if not path.is_file():
+        raise ConfigurationError(f"{path} is not a file; write its fields into a text file of that name.")
+    try:
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise ConfigurationError(f"{path} has more than 16 MiB; keep only the photographs' fields in it.")
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark is not None else ""
+        raise ConfigurationError(f"{path} is not YAML{line}; mend that line (indentation, quotes, colons).") from error
+    except RecursionError as error:
+        raise ConfigurationError(f"{path} is nested too deeply; write the fields as in the sample advisors.") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read ({error.strerror}); mend its permissions.") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path} must hold 'name: value' lines, not a {type(content).__name__}.")
+    return {plain(key): value for key, value in content.items()}
+
+
+def text(where: Path, entry: dict[str, object], key: str) -> str:
+    """Returns a field as one line of at most 4,000 characters; empty where it is not set. `where` is its file.
+
+    Raises:
+        ConfigurationError: it is a list or a mapping, or too long.
+    """
+    value = entry.get(key)
+    if value is None:
+        return ""
+    if isinstance(value, (dict, list)):
+        raise ConfigurationError(f"{where}: '{key}' must be text; put it in quotes.")
+    line = plain(value)
+    if len(line) > MAX_TEXT:
+        raise ConfigurationError(f"{where}: '{key}' has {len(line):,} characters; shorten it to {MAX_TEXT:,}.")
+    return line
+
+
+def texts(where: Path, entry: dict[str, object], key: str) -> tuple[str, ...]:
+    """Returns a field as words, from a list or from one text with commas; empty where it is not set.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    value = entry.get(key)
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return tuple(words for part in value.split(",") if (words := plain(part)))
+    if not isinstance(value, list) or any(isinstance(part, (dict, list)) for part in value):
+        raise ConfigurationError(f"{where}: '{key}' must be a list of words, like [{key}-one, {key}-two].")
+    return tuple(plain(part)[:200] for part in value if part is not None)
+
+
+def plain(value: object) -> str:
+    """Returns a value as one line of text; two escaped halves of a character, as JSON writes them, become it."""
+    line = " ".join(str(value).split()).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return "".join(each for each in line if unicodedata.category(each) not in UNPRINTABLE)
+
+
+def unknown(where: str, entry: dict[str, object], known: frozenset[str]) -> list[str]:
+    """Returns a sentence for every field that is not among the known ones."""
+    return [
+        f"{where}: '{key}' is passed over, since only these are used: {listed(known)}."
+        for key in entry
+        if key not in known
+    ]
+
+
+def listed(words: frozenset[str]) -> str:
+    """Returns words in order, between commas."""
+    return ", ".join(sorted(words))

@@ -189,8 +189,10 @@ def _metadata(path: Path, file_names: set[str], notices: list[str]) -> dict[str,
 def _reference(where: Path, path: Path, entry: dict[str, object]) -> ReferenceFile:
     year = entry.get("year")
     if year is not None and (isinstance(year, bool) or not isinstance(year, int) or not 1800 <= year <= 2200):
+        # Of a list no more than that it is one: a small file can hold one that is endless to print.
+        written = f"a {type(year).__name__}" if isinstance(year, (dict, list)) else repr(str(year)[:40])
         raise ConfigurationError(
-            f"{where}: the year of '{path.name}' is {str(year)[:40]!r}; write a number from 1800 to 2200, or none."
+            f"{where}: the year of '{path.name}' is {written}; write a number from 1800 to 2200, or none."
         )
     best_for = tuple(name.lower().replace(" ", "_") for name in texts(where, entry, "best_for"))
     for name in best_for:

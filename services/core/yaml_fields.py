@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import yaml
 
@@ -16,6 +16,22 @@ from services.core.identifiers import UNPRINTABLE
 
 MAX_YAML_BYTES: Final = 16 * 1024 * 1024
 MAX_TEXT: Final = 4_000
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which says where a value stands that looks like a date or a number and is none (2020-13-45)."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Returns a node's value."""
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, int):
+                str(value)  # Python refuses to write a number of thousands of digits, and no field holds one
+            return value
+        except (yaml.YAMLError, RecursionError):
+            raise
+        except Exception as error:  # whatever the value makes Python run into
+            raise yaml.constructor.ConstructorError(problem=str(error), problem_mark=node.start_mark) from error
 
 
 def mapping(path: Path) -> dict[str, object]:
@@ -31,7 +47,7 @@ def mapping(path: Path) -> dict[str, object]:
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
             raise ConfigurationError(f"{path} has more than 16 MiB; keep only the photographs' fields in it.")
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
     except yaml.YAMLError as error:

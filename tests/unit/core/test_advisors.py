@@ -90,6 +90,12 @@ def test_says_what_it_passes_over(folder: Path) -> None:
         ("metadata.yaml", "b.jpg: {year: soon}", ("b.jpg", "soon", "1800 to 2200")),
         ("metadata.yaml", "b.jpg: {year: 1066}", ("1066",)),
         ("metadata.yaml", "b.jpg: {year: true}", ("True",)),
+        ("metadata.yaml", "b.jpg: {year: [1941, 1942]}", ("b.jpg", "a list", "1800 to 2200")),
+        ("metadata.yaml", "b.jpg: {description: 2020-13-45}", ("metadata.yaml", "line 1", "quotes")),
+        ("metadata.yaml", "b.jpg:\n  title: 2001-02-03 25:00:00\n", ("line 2", "quotes")),
+        ("metadata.yaml", "b.jpg: {title: " + "9" * 5_000 + "}", ("line 1", "quotes")),
+        ("metadata.yaml", "b.jpg: {year: 0x" + "9" * 5_000 + "}", ("line 1", "quotes")),
+        ("metadata.yaml", "b.jpg: {title: !!float ''}", ("line 1", "quotes")),
         ("metadata.yaml", "b.jpg: {best_for: [sharpness]}", ("sharpness", "focus_sharpness")),
     ],
 )

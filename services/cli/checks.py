@@ -19,6 +19,7 @@ from typing import Final
 from services.cli.holdings import STORED, holdings
 from services.cli.models import PUBLISHED, fault_of, size_of
 from services.cli.roster import BACKENDS, CRITIC, SERVICES, Service, endpoint_of, model_folder
+from services.cli.samples import SAMPLES
 from services.cli.wording import counted
 from services.core import probe
 from services.core.devices import cpu_has_bfloat16
@@ -200,9 +201,10 @@ def releases(settings: CommonSettings) -> Iterator[Finding]:
         uneven = set.symmetric_difference(*known.values())
         if uneven:
             sentence = f"Only one of the services knows {', '.join(sorted(uneven))}."
-            yield Finding(
-                "Releases", Verdict.MEND, sentence, "mondrian precompute --advisor-dir DIR, for these advisors"
-            )
+            samples = {path.parent.name for path in SAMPLES.glob("*/advisor.yaml")}
+            each = "mondrian precompute --advisor-dir DIR, for these advisors"
+            mend = "mondrian precompute --samples" if uneven <= samples else each
+            yield Finding("Releases", Verdict.MEND, sentence, mend)
 
 
 def port(service: Service) -> Finding:

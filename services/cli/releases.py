@@ -63,7 +63,7 @@ def verify(
         store = store_of(settings, each)
         current = store.current_id()
         if current is None:
-            complain(f"The {each.name} has no release; pre-compute one.")
+            complain(f"The {each.name} has no release; begin with `mondrian precompute --samples`.")
             sound = False
             continue
         older = [info.id for info in store.releases() if info.id != current] if every else []
@@ -82,7 +82,8 @@ def verify(
 def rollback(
     service: Annotated[Stored, typer.Argument(metavar="embedder|scorer", help="Whose release.")],
     release: Annotated[
-        str | None, typer.Argument(metavar="[RELEASE]", help="The release's id or its beginning; else the one before.")
+        str | None,
+        typer.Argument(metavar="[RELEASE]", help="The release's id or its beginning; else the last sound one before."),
     ] = None,
 ) -> None:
     """Serve an older release again; running services take it over by themselves."""

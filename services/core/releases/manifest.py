@@ -55,7 +55,7 @@ class Manifest:
         """Returns the manifest that `to_bytes` wrote.
 
         Raises:
-            ValueError: it is not one, or one of a format that this version does not read.
+            ValueError, KeyError, TypeError: it is not one, or one of a format that this version does not read.
         """
         values = json.loads(content)
         if not isinstance(values, dict) or values.get("format") != FORMAT:
@@ -69,6 +69,7 @@ class Manifest:
 
 
 def digest_of(path: Path) -> str:
+    """Returns the lower-case hex sha256 of a file; OSError where it cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -12,9 +12,8 @@ from services.core.errors import ReleaseDamaged
 from services.core.releases.manifest import LOCK, Manifest
 
 
-# The end of every sentence about a damaged release: what mends it.
 def mend(root: Path) -> str:
-    """Returns what to do about a damaged store at `root`, whose folder is named like its service."""
+    """Returns what mends a damaged store at `root`, whose folder is named like its service: the end of a sentence."""
     return (
         f"pre-compute an advisor again, which keeps what is intact, or roll back with `mondrian releases rollback "
         f"{root.name}`"
@@ -38,6 +37,7 @@ class Lease:
             self.close()
 
     def close(self) -> None:
+        """Gives it back now; nothing happens the second time."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -121,9 +121,9 @@ class Writer:
         return release
 
     def collect(self, keep: int) -> list[str]:
-        """Removes all but the newest `keep` releases (0 and more) and returns the ids removed.
+        """Removes all but the current release and the newest `keep` (0 and more) beside it; returns the ids removed.
 
-        The current release, and every release that a reader holds, stays and is not counted.
+        One that a reader holds stays until the next time.
         """
         if keep < 0:
             raise ValueError("keep must be 0 or more")
@@ -177,25 +177,30 @@ class Writer:
 
 
 def rollback(store: ReleaseStore, release_id: str | None = None) -> Release:
-    """Switches `current` to `release_id`, or to the release published before the current one, and returns it.
+    """Switches `current` to `release_id`, or to the last sound one published before the current one, and returns it.
 
     Raises:
-        ReleaseDamaged: the release to switch to is damaged; `current` stays.
-        ConfigurationError: there is no such release, or none before the current one.
+        ReleaseDamaged: `release_id` is damaged or missing; `current` stays.
+        ConfigurationError: there is none before the current one, or none that is sound.
         WriterBusy: another process is writing.
     """
     if not store.releases():
         raise ConfigurationError(f"There is no release in {store.root}; pre-compute an advisor first.")
     with writing(store) as writer:
-        if release_id is None:
-            known = store.releases()
-            created = next((info.created for info in known if info.current), "")
-            older = [info for info in known if not info.current and not info.damage]
-            older = [info for info in older if not created or info.created < created]
-            if not older:
-                raise ConfigurationError(f"There is no release before the current one in {store.root}.")
-            release_id = older[0].id
-        return writer.activate(release_id)
+        if release_id is not None:
+            return writer.activate(release_id)
+        known = store.releases()
+        created = next((info.created for info in known if info.current), "")
+        older = [info for info in known if not info.current and (not created or info.created < created)]
+        for info in older:
+            with contextlib.suppress(ReleaseDamaged):
+                return writer.activate(info.id)
+    fault = (
+        "No release before the current one {} is sound" if older else "There is no release before the current one {}"
+    )
+    raise ConfigurationError(
+        f"{fault.format(f'in {store.root}')}; pre-compute an advisor again to change what is served."
+    )
 
 
 def collect(store: ReleaseStore, keep: int) -> list[str]:

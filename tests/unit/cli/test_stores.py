@@ -125,6 +125,9 @@ def test_the_doctor_names_the_command_that_mends(settings: CommonSettings) -> No
     findings = list(releases(settings))
     assert [finding.verdict for finding in findings] == [Verdict.FINE, Verdict.NOTE, Verdict.FINE, Verdict.MEND]
     assert "okeefe" in findings[-1].sentence
+    assert findings[-1].mend == "mondrian precompute --samples"
+    publish(settings, "embedder", hero=1)
+    assert list(releases(settings))[-1].mend == "mondrian precompute --advisor-dir DIR, for these advisors"
     publish(settings, "scorer", ansel=3, okeefe=2)
     damage(settings, "scorer")
     damaged = list(releases(settings))[-1]

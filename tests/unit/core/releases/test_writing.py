@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from services.core.errors import ConfigurationError, ReleaseDamaged, WriterBusy
-from services.core.releases import ReleaseStore, collect, rollback, writing
+from services.core.releases import Release, ReleaseStore, collect, rollback, writing
 from tests.unit.core.releases.stores import publish, text_of
 
 REPOSITORY = Path(__file__).resolve().parents[4]
@@ -71,6 +71,34 @@ def test_rollback_returns_to_the_release_before_or_to_a_named_one(store: Release
         store.find("nope")
 
 
+def test_rollback_passes_over_what_is_damaged_and_says_what_is_left_to_do(store: ReleaseStore) -> None:
+    first, second, third = (publish(store, content) for content in ("one", "two", "three"))
+
+    def damage(release: Release) -> None:
+        release.close()
+        path = release.file("ansel.hnsw")
+        path.chmod(0o644)
+        path.write_bytes(b"other")
+
+    damage(second)
+    assert rollback(store).id == first.id
+    rollback(store, third.id)
+    damage(first)
+    with pytest.raises(ConfigurationError, match=r"No release before the current one in .* is sound; pre-compute"):
+        rollback(store)
+    assert store.current_id() == third.id
+    # A named one is not passed over in silence.
+    with pytest.raises(ReleaseDamaged, match=r"ansel\.hnsw differs"):
+        rollback(store, second.id)
+    assert store.current_id() == third.id
+
+
+def test_rollback_where_the_one_release_is_damaged_says_how_to_go_on(store: ReleaseStore) -> None:
+    (publish(store, "one").path / "manifest.json").unlink()
+    with pytest.raises(ConfigurationError, match=r"no release before the current one.*; pre-compute an advisor"):
+        rollback(store)
+
+
 def test_a_clock_that_is_set_back_does_not_change_what_was_before(
     store: ReleaseStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,14 +119,6 @@ def test_rollback_of_what_never_was_creates_nothing(store: ReleaseStore) -> None
     with pytest.raises(ConfigurationError, match="There is no release in"):
         rollback(store)
     assert not store.root.exists()
-
-
-def test_rollback_to_a_damaged_release_is_refused_and_changes_nothing(store: ReleaseStore) -> None:
-    first, second = publish(store, "one"), publish(store, "two")
-    (first.path / "ansel.hnsw").unlink()
-    with pytest.raises(ReleaseDamaged, match=r"ansel\.hnsw is missing"):
-        rollback(store)
-    assert store.current_id() == second.id
 
 
 def test_rollback_mends_a_damaged_current(store: ReleaseStore) -> None:

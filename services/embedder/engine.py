@@ -168,8 +168,11 @@ class EmbeddingEngine:
         """Runs on the batcher's thread; all items are of one kind."""
         photographs = [item.pixels for item in items if isinstance(item, _Photograph)]
         if photographs:
-            return list(self.encoder.forward_images(photographs))
-        return list(self.encoder.forward_texts([item.tokens for item in items if isinstance(item, _Text)]))
+            rows = self.encoder.forward_images(photographs)
+        else:
+            rows = self.encoder.forward_texts([item.tokens for item in items if isinstance(item, _Text)])
+        # Each by itself: one that is remembered must not keep the whole batch in memory.
+        return [row.copy() for row in rows]
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         # A caller who leaves takes what has not begun out of the pool's queue.

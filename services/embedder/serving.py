@@ -39,7 +39,6 @@ class Serving:
             cache_entries=settings.cache_entries,
             limits=settings.image_limits,
         )
-        await engine.warm_up()
         watcher = ReleaseWatcher(
             ReleaseStore(settings.releases_root),
             lambda release: load_references(
@@ -52,6 +51,7 @@ class Serving:
             verify_s=settings.verify_s,
         )
         try:
+            await engine.warm_up()
             await watcher.start()
         except BaseException:
             await engine.close()

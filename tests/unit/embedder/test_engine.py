@@ -185,6 +185,18 @@ async def test_a_failed_batch_is_not_remembered(setting: Setting) -> None:
     assert np.isfinite(await setting.ask(photograph(1))).all()
 
 
+async def test_a_remembered_embedding_does_not_keep_its_batch_in_memory(setting: Setting) -> None:
+    held = await setting.busy()
+    callers = [setting.ask(photograph(number)) for number in range(3)]
+    for _ in callers:
+        await asyncio.to_thread(setting.encoder.prepared.acquire)
+    setting.encoder.gate.set()
+    vectors = await asyncio.gather(held, *callers)
+    assert max(setting.encoder.batches) > 1
+    # A row of the batch's matrix would hold all of it.
+    assert all(vector.base is None for vector in vectors)
+
+
 async def test_memory_can_be_turned_off() -> None:
     setting = Setting(cache_entries=0)
     for _ in range(2):

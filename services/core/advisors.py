@@ -33,11 +33,9 @@ METADATA_KEYS: Final = frozenset({"title", "year", "location", "description", "s
 
 
 @dataclass(frozen=True)
-class ReferenceFile:
-    """A reference photograph as the folder has it; texts are empty where the metadata says nothing."""
+class About:
+    """What an advisor says about a photograph; texts are empty where the metadata says nothing."""
 
-    path: Path
-    """Where the file is."""
     file_name: str
     """Its name without directories."""
     title: str
@@ -54,6 +52,16 @@ class ReferenceFile:
     """Free keywords, in the metadata's order."""
     best_for: tuple[str, ...] = ()
     """The dimensions it teaches best, by their names in DIMENSIONS, in the metadata's order."""
+
+
+@dataclass(frozen=True)
+class ReferenceFile:
+    """A reference photograph as the folder has it."""
+
+    path: Path
+    """Where the file is."""
+    about: About
+    """What the metadata says about it."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,9 @@ def load_advisor(path: Path, advisor_id: str | None = None) -> AdvisorFolder:
         focus_areas=texts(about_file, about, "focus_areas"),
         voice=text(about_file, about, "voice"),
         link=text(about_file, about, "link"),
-        photographs=tuple(_reference(path / "metadata.yaml", file, metadata.get(file.name, {})) for file in files),
+        photographs=tuple(
+            ReferenceFile(file, _about(path / "metadata.yaml", file, metadata.get(file.name, {}))) for file in files
+        ),
         notices=tuple(notices),
     )
 
@@ -186,7 +196,7 @@ def _metadata(path: Path, file_names: set[str], notices: list[str]) -> dict[str,
     return entries
 
 
-def _reference(where: Path, path: Path, entry: dict[str, object]) -> ReferenceFile:
+def _about(where: Path, path: Path, entry: dict[str, object]) -> About:
     year = entry.get("year")
     if year is not None and (isinstance(year, bool) or not isinstance(year, int) or not 1800 <= year <= 2200):
         # Of a list no more than that it is one: a small file can hold one that is endless to print.
@@ -198,8 +208,7 @@ def _reference(where: Path, path: Path, entry: dict[str, object]) -> ReferenceFi
     for name in best_for:
         if name not in DIMENSIONS:
             raise ConfigurationError(f"{where}: best_for of '{path.name}' names {name!r}; use {', '.join(DIMENSIONS)}.")
-    return ReferenceFile(
-        path=path,
+    return About(
         file_name=path.name,
         title=text(where, entry, "title") or path.stem,
         year=year if isinstance(year, int) else None,

@@ -14,165 +14,24 @@ import itertools
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from services.core.advisors import About
 from services.core.errors import ConfigurationError, NoRelease
 from services.embedder.encoder import Matrix, Vector
+from services.embedder.records import AdvisorRecord, Entry, Photograph, ReferenceRecord
 
 FILE_NAME = "catalogue.sqlite"
-_SCHEMA = """
-CREATE TABLE advisors (
-    id TEXT PRIMARY KEY, name TEXT NOT NULL, bio TEXT NOT NULL, years TEXT NOT NULL, focus_areas TEXT NOT NULL,
-    voice TEXT NOT NULL, link TEXT NOT NULL, reference_count INTEGER NOT NULL, checksum BLOB NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE photographs (
-    id TEXT PRIMARY KEY, width INTEGER NOT NULL, height INTEGER NOT NULL, embedding BLOB NOT NULL,
-    thumbnail BLOB NOT NULL, checksum BLOB NOT NULL, thumbnail_checksum BLOB NOT NULL
-);
-CREATE TABLE entries (
-    advisor TEXT NOT NULL, label INTEGER NOT NULL, id TEXT NOT NULL, file_name TEXT NOT NULL, title TEXT NOT NULL,
-    year INTEGER, location TEXT NOT NULL, description TEXT NOT NULL, significance TEXT NOT NULL, tags TEXT NOT NULL,
-    best_for TEXT NOT NULL, checksum BLOB NOT NULL, PRIMARY KEY (advisor, label)
-) WITHOUT ROWID;
-CREATE UNIQUE INDEX entries_by_id ON entries (id, advisor);
-"""
-# Written by a version that had no checksums: 0.
-_VERSION = 1
+VERSION = 1
+"""Of a file with checksums; one that a version without them wrote has 0."""
 _ENTRY = "advisor, label, entries.id, file_name, title, year, location, description, significance, tags, best_for"
 _SEEN = "photographs.id, width, height, embedding"
 DAMAGED = "The catalogue was damaged after it was verified; `mondrian releases verify` says how to mend it."
 GONE = "The catalogue cannot be opened any more; put the release back into MONDRIAN_DATA_DIR, or pre-compute it again."
-
-
-@dataclass(frozen=True)
-class AdvisorRecord:
-    """An advisor of a release; the fields are those of the contract's Advisor."""
-
-    id: str
-    name: str
-    bio: str = ""
-    years: str = ""
-    focus_areas: tuple[str, ...] = ()
-    voice: str = ""
-    link: str = ""
-    reference_count: int = 0
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What an advisor says about a photograph; the fields are those of the contract's Reference."""
-
-    id: str
-    file_name: str
-    title: str
-    year: int | None = None
-    location: str = ""
-    description: str = ""
-    significance: str = ""
-    tags: tuple[str, ...] = ()
-    best_for: tuple[str, ...] = ()
-    """Names of dimensions, as services.core.advisors.DIMENSIONS has them."""
-
-
-@dataclass(frozen=True)
-class Photograph:
-    """What follows from a photograph's bytes."""
-
-    id: str
-    """The lower-case hex sha256 of the bytes."""
-    width: int
-    """Of the upright photograph, in pixels."""
-    height: int
-    """Of the upright photograph, in pixels."""
-    embedding: Vector
-    """Of unit length."""
-    thumbnail: bytes
-    """A JPEG, long side at most 256 pixels."""
-
-
-@dataclass(frozen=True)
-class ReferenceRecord:
-    """An entry and its place."""
-
-    advisor: str
-    label: int
-    """The place among the advisor's references in the order of their ids, 0 and more; the index's label."""
-    entry: Entry
-    width: int
-    height: int
-
-
-class CatalogueWriter:
-    """Writes a new catalogue; the file is whole after `complete`. Equal content gives equal bytes."""
-
-    def __init__(self, path: Path) -> None:
-        self._database = sqlite3.connect(path, isolation_level=None)
-        # The release is fsynced as a whole when it is published: no journal is left beside it.
-        self._database.execute("PRAGMA journal_mode = OFF")
-        self._database.execute("PRAGMA synchronous = OFF")
-        try:
-            self._database.executescript(_SCHEMA)
-            self._database.execute(f"PRAGMA user_version = {_VERSION}")
-            self._database.execute("BEGIN")
-        except BaseException:
-            self._database.close()
-            raise
-
-    def add_photographs(self, photographs: Iterable[Photograph]) -> None:
-        """Adds photographs; those that are there already are left as they are."""
-        self._database.executemany(
-            "INSERT OR IGNORE INTO photographs VALUES (?, ?, ?, ?, ?, ?, ?)", map(_photograph_row, photographs)
-        )
-
-    def add_advisor(self, advisor: AdvisorRecord, entries: Sequence[Entry]) -> None:
-        """Adds an advisor and its entries, which must ascend by id: their places become the labels."""
-        if any(first.id >= second.id for first, second in itertools.pairwise(entries)):
-            raise ValueError("entries must ascend by id, each id once")
-        self._database.execute(
-            "INSERT INTO advisors VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            _sealed(
-                advisor.id,
-                advisor.name,
-                advisor.bio,
-                advisor.years,
-                _json(advisor.focus_areas),
-                advisor.voice,
-                advisor.link,
-                len(entries),
-            ),
-        )
-        self._database.executemany(
-            "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                _sealed(
-                    advisor.id,
-                    label,
-                    one.id,
-                    one.file_name,
-                    one.title,
-                    one.year,
-                    one.location,
-                    one.description,
-                    one.significance,
-                    _json(one.tags),
-                    _json(one.best_for),
-                )
-                for label, one in enumerate(entries)
-            ),
-        )
-
-    def complete(self) -> None:
-        """Commits everything; before this the file is of no use."""
-        self._database.execute("COMMIT")
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._database.close()
 
 
 class Catalogue:
@@ -190,7 +49,7 @@ class Catalogue:
         # One a thread, so that a long read in one never holds up the event loop's.
         self._connections = threading.local()
         self._opened: list[sqlite3.Connection] = []
-        self._sealed = sealed or self._rows("PRAGMA user_version")[0][0] >= _VERSION
+        self._sealed = sealed or self._rows("PRAGMA user_version")[0][0] >= VERSION
 
     def close(self) -> None:
         """Closes the file; nothing can be read any more."""
@@ -283,7 +142,7 @@ class Catalogue:
 
     def _checked(self, row: tuple[Any, ...], length: int) -> tuple[Any, ...]:
         """Returns the first `length` values of a row, whose checksum comes next."""
-        if self._sealed and _checksum(row[:length]) != row[length]:
+        if self._sealed and checksum(row[:length]) != row[length]:
             raise NoRelease(DAMAGED)
         return row[:length]
 
@@ -323,8 +182,7 @@ class Catalogue:
 
 def _record(row: tuple[Any, ...], seen: tuple[Any, ...]) -> ReferenceRecord:
     advisor, label, identity, file_name, title, year, location, description, significance, tags, best_for = row
-    entry = Entry(
-        identity,
+    about = About(
         file_name,
         title,
         year,
@@ -334,26 +192,14 @@ def _record(row: tuple[Any, ...], seen: tuple[Any, ...]) -> ReferenceRecord:
         tuple(json.loads(tags)),
         tuple(json.loads(best_for)),
     )
-    return ReferenceRecord(advisor, label, entry, seen[1], seen[2])
+    return ReferenceRecord(advisor, label, Entry(identity, about), seen[1], seen[2])
 
 
-def _photograph_row(one: Photograph) -> tuple[Any, ...]:
-    seen = _sealed(one.id, one.width, one.height, one.embedding.astype("<f4").tobytes())
-    return (*seen[:4], one.thumbnail, seen[4], _checksum((one.id, one.thumbnail)))
-
-
-def _sealed(*values: object) -> tuple[Any, ...]:
-    return (*values, _checksum(values))
-
-
-def _checksum(values: Sequence[object]) -> bytes:
+def checksum(values: Sequence[object]) -> bytes:
+    """Returns the 16 bytes by which a row is known to be as it was written."""
     digest = hashlib.blake2b(digest_size=16)
     for value in values:
         content = value if isinstance(value, bytes) else repr(value).encode()
         digest.update(b"%d:" % len(content))
         digest.update(content)
     return digest.digest()
-
-
-def _json(values: Sequence[str]) -> str:
-    return json.dumps(list(values), ensure_ascii=False)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from mondrian.embedder.v1 import embedder_pb2
 from mondrian.types.v1 import types_pb2
 
-from services.embedder.catalogue import AdvisorRecord, ReferenceRecord
 from services.embedder.encoder import Vector
 from services.embedder.engine import Embedded
+from services.embedder.records import AdvisorRecord, ReferenceRecord
 
 
 def embedding_message(vector: Vector) -> types_pb2.Embedding:
@@ -17,20 +17,20 @@ def embedding_message(vector: Vector) -> types_pb2.Embedding:
 
 def reference_message(record: ReferenceRecord, thumbnail: bytes = b"") -> types_pb2.Reference:
     """Returns a reference."""
-    entry = record.entry
+    about = record.entry.about
     return types_pb2.Reference(
-        id=entry.id,
+        id=record.entry.id,
         advisor=record.advisor,
-        title=entry.title,
-        year=entry.year,
-        location=entry.location,
-        description=entry.description,
-        significance=entry.significance,
-        tags=entry.tags,
-        best_for=[types_pb2.Dimension.Value(f"DIMENSION_{name.upper()}") for name in entry.best_for],
+        title=about.title,
+        year=about.year,
+        location=about.location,
+        description=about.description,
+        significance=about.significance,
+        tags=about.tags,
+        best_for=[types_pb2.Dimension.Value(f"DIMENSION_{name.upper()}") for name in about.best_for],
         width=record.width,
         height=record.height,
-        file_name=entry.file_name,
+        file_name=about.file_name,
         thumbnail_jpeg=thumbnail,
     )
 

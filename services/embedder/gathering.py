@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,8 +13,9 @@ from services.core.errors import ConfigurationError, InvalidImage
 from services.core.images import ImageLimits
 from services.core.precompute import Skipped
 from services.core.progress import Progress
-from services.embedder.catalogue import Catalogue, Entry, Photograph
+from services.embedder.catalogue import Catalogue
 from services.embedder.encoder import Encoder, Pixels
+from services.embedder.records import Entry, Photograph
 from services.embedder.work import Work
 
 
@@ -31,11 +33,14 @@ class _Prepared:
 
 @dataclass
 class Findings:
-    """The references found so far, by id, and what was left out."""
+    """The references found so far, and what was left out."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
+    """By the photograph's id."""
     skipped: list[Skipped] = field(default_factory=list)
+    """In the order of the files."""
     computed: int = 0
+    """How many met the encoder, 0 and more."""
 
 
 class Source:
@@ -106,10 +111,10 @@ def gather(
             skip(prepared)
         elif prepared.id in seen:
             sentence = f"it has the same bytes as {seen[prepared.id]}."
-            skip(Skipped(prepared.file.file_name, "DUPLICATE", sentence))
+            skip(Skipped(prepared.file.about.file_name, "DUPLICATE", sentence))
         else:
-            seen[prepared.id] = prepared.file.file_name
-            findings.entries[prepared.id] = _entry(prepared)
+            seen[prepared.id] = prepared.file.about.file_name
+            findings.entries[prepared.id] = Entry(prepared.id, prepared.file.about)
             if prepared.pixels is None:
                 shown.advance()
                 continue
@@ -127,13 +132,13 @@ def _in_order(
     """Yields the prepared files in their order; at most `window` of them are held in memory."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     try:
-        pending: list[Future[_Prepared | Skipped]] = []
+        pending: deque[Future[_Prepared | Skipped]] = deque()
         for file in files:
             pending.append(pool.submit(prepare, file))
             if len(pending) >= window:
-                yield pending.pop(0).result()
+                yield pending.popleft().result()
         while pending:
-            yield pending.pop(0).result()
+            yield pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -148,21 +153,6 @@ def _prepare(file: ReferenceFile, encoder: Encoder, source: Source, limits: Imag
         photograph = encoder.photograph(content, limits)
         return _Prepared(file, identity, encoder.pixels(photograph), width, height, images.thumbnail_jpeg(photograph))
     except InvalidImage as error:
-        return Skipped(file.file_name, error.reason, error.message)
+        return Skipped(file.about.file_name, error.reason, error.message)
     except OSError as error:
-        return Skipped(file.file_name, "FILE_UNREADABLE", f"it cannot be read ({error.strerror}).")
-
-
-def _entry(prepared: _Prepared) -> Entry:
-    file = prepared.file
-    return Entry(
-        prepared.id,
-        file.file_name,
-        file.title,
-        file.year,
-        file.location,
-        file.description,
-        file.significance,
-        file.tags,
-        file.best_for,
-    )
+        return Skipped(file.about.file_name, "FILE_UNREADABLE", f"it cannot be read ({error.strerror}).")

@@ -13,10 +13,12 @@ import numpy as np
 from services.core.advisors import AdvisorFolder
 from services.core.releases import Release, Writer
 from services.core.settings import available_cpus
-from services.embedder.catalogue import FILE_NAME, AdvisorRecord, Catalogue, CatalogueWriter, Entry
+from services.embedder.catalogue import FILE_NAME, Catalogue
+from services.embedder.catalogue_writer import CatalogueWriter
 from services.embedder.encoder import Encoder, encoder_id
 from services.embedder.gathering import Findings, Source
 from services.embedder.indexing import Asked, IndexRecord, build_index
+from services.embedder.records import AdvisorRecord, Entry
 from services.embedder.references import index_file
 from services.embedder.salvage import Kept
 from services.embedder.work import storage_error

@@ -11,10 +11,11 @@ import numpy as np
 
 from services.core.errors import AdvisorNotFound, ConfigurationError, NoRelease, ReferenceNotFound
 from services.core.releases import Release
-from services.embedder.catalogue import DAMAGED, FILE_NAME, AdvisorRecord, Catalogue, ReferenceRecord
+from services.embedder.catalogue import DAMAGED, FILE_NAME, Catalogue
 from services.embedder.encoder import Vector
 from services.embedder.index import Hit, ReferenceIndex
 from services.embedder.indexing import IndexRecord, load_index
+from services.embedder.records import AdvisorRecord, ReferenceRecord
 from services.embedder.selection import Facets, Filter, diverse
 
 # A reference's own embedding must come back as itself; equal photographs in one folder are stored once.

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 
 from services.core.errors import ConfigurationError, NoRelease
 from services.core.releases import Release, Remains
-from services.embedder.catalogue import FILE_NAME, AdvisorRecord, Catalogue, Entry, Photograph
+from services.embedder.catalogue import FILE_NAME, Catalogue
 from services.embedder.encoder import Encoder
+from services.embedder.records import AdvisorRecord, Entry, Photograph
 from services.embedder.work import Work
 
 T = TypeVar("T")

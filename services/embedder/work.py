@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from services.core.errors import ConfigurationError
-from services.embedder.catalogue import Photograph
+from services.embedder.records import Photograph
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS finished (

@@ -177,7 +177,9 @@ def _advisor(folder: Path, scorer: Scorer) -> AdvisorReferences:
     for file in advisor.photographs:
         content = file.path.read_bytes()
         (scores,) = scorer.score([photographs.picture(content)])
-        references.append(Reference(images.sha256(content), file.title, file.file_name, file.best_for, scores))
+        references.append(
+            Reference(images.sha256(content), file.about.title, file.about.file_name, file.about.best_for, scores)
+        )
     return AdvisorReferences.of(advisor.id, scorer.id, references)
 
 

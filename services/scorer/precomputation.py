@@ -89,7 +89,7 @@ def precompute(
             folder.id,
             scorer.id,
             [
-                Reference(one, file.title, file.file_name, file.best_for, findings.scores[one])
+                Reference(one, file.about.title, file.about.file_name, file.about.best_for, findings.scores[one])
                 for one, file in findings.files.items()
             ],
         )
@@ -142,14 +142,14 @@ def _gather(
             try:
                 identity, picture = _look(file, findings, work, library, limits)
             except InvalidImage as error:
-                _skip(findings, shown, Skipped(file.file_name, error.reason, str(error)))
+                _skip(findings, shown, Skipped(file.about.file_name, error.reason, str(error)))
             except OSError as error:
                 sentence = f"it cannot be read ({error.strerror})."
-                _skip(findings, shown, Skipped(file.file_name, "FILE_UNREADABLE", sentence))
+                _skip(findings, shown, Skipped(file.about.file_name, "FILE_UNREADABLE", sentence))
             else:
                 if identity in findings.files:
-                    sentence = f"it has the same bytes as {findings.files[identity].file_name}."
-                    _skip(findings, shown, Skipped(file.file_name, "DUPLICATE", sentence))
+                    sentence = f"it has the same bytes as {findings.files[identity].about.file_name}."
+                    _skip(findings, shown, Skipped(file.about.file_name, "DUPLICATE", sentence))
                     continue
                 findings.files[identity] = file
                 if picture is not None:

@@ -46,11 +46,11 @@ def test_reads_a_complete_folder(folder: Path) -> None:
     assert advisor.focus_areas == ("tone", "depth")
     assert (advisor.voice, advisor.link) == ("calm", "https://example.org")
     first, second = advisor.photographs
-    assert (first.file_name, first.title, first.year) == ("a.PNG", "a", None)
+    assert (first.about.file_name, first.about.title, first.about.year) == ("a.PNG", "a", None)
     assert first.path == folder / "references" / "a.PNG"
-    assert (second.title, second.year, second.location) == ("Lake", 1941, "A valley")
-    assert second.tags == ("lake", "dawn")
-    assert second.best_for == ("lighting", "depth_perspective")
+    assert (second.about.title, second.about.year, second.about.location) == ("Lake", 1941, "A valley")
+    assert second.about.tags == ("lake", "dawn")
+    assert second.about.best_for == ("lighting", "depth_perspective")
     assert advisor.notices == ("notes.txt is passed over: its name does not end like that of a photograph.",)
 
 
@@ -60,7 +60,7 @@ def test_a_folder_of_photographs_is_enough(tmp_path: Path) -> None:
     (path / "one.jpeg").write_bytes(b"x")
     advisor = load_advisor(path)
     assert (advisor.id, advisor.name) == ("my-hero", "my-hero")
-    assert [photograph.title for photograph in advisor.photographs] == ["one"]
+    assert [photograph.about.title for photograph in advisor.photographs] == ["one"]
     assert advisor.notices == ()
     assert load_advisor(path, "other").id == "other"
 
@@ -69,7 +69,7 @@ def test_says_what_it_passes_over(folder: Path) -> None:
     (folder / "advisor.yaml").write_text("nmae: Ansel\n")
     (folder / "metadata.yaml").write_text("../../etc/passwd: {title: No}\nb.jpg: {titel: Lake}\n")
     advisor = load_advisor(folder)
-    assert [photograph.title for photograph in advisor.photographs] == ["a", "b"]
+    assert [photograph.about.title for photograph in advisor.photographs] == ["a", "b"]
     notices = " ".join(advisor.notices)
     for word in ("nmae", "titel", "'../../etc/passwd'", "notes.txt"):
         assert word in notices
@@ -155,7 +155,7 @@ def test_passes_over_what_only_looks_like_a_photograph_and_says_why(folder: Path
     (photographs / "gone.jpg").symlink_to("nowhere")
     (photographs / "ring.jpg").symlink_to("ring.jpg")
     advisor = load_advisor(folder)
-    assert [each.file_name for each in advisor.photographs] == ["a.PNG", "b.jpg"]
+    assert [each.about.file_name for each in advisor.photographs] == ["a.PNG", "b.jpg"]
     for name, why in (("drawer", "a folder"), ("gone", "leads to none"), ("pipe", "no file"), ("ring", "no file")):
         assert any(notice.startswith(f"{name}.jpg is passed over") and why in notice for notice in advisor.notices)
 
@@ -173,7 +173,7 @@ def test_a_name_that_is_no_line_of_text_is_not_stored_and_is_shown_escaped(
 ) -> None:
     Path(os.fsdecode(os.fsencode(folder / "references") + b"/" + name)).write_bytes(b"x")
     advisor = load_advisor(folder)
-    assert [each.file_name for each in advisor.photographs] == ["a.PNG", "b.jpg"]
+    assert [each.about.file_name for each in advisor.photographs] == ["a.PNG", "b.jpg"]
     assert f"{shown} is passed over: its name is not plain UTF-8 text, so rename it." in advisor.notices
 
 
@@ -181,7 +181,7 @@ def test_names_of_other_scripts_and_typographic_spaces_stay(folder: Path) -> Non
     names = ["写真.jpg", "Bildschirm\u202ffoto.jpg", "👩\u200d🎨.jpg"]
     for name in names:
         (folder / "references" / name).write_bytes(b"x")
-    assert {each.file_name for each in load_advisor(folder).photographs} == {*names, "a.PNG", "b.jpg"}
+    assert {each.about.file_name for each in load_advisor(folder).photographs} == {*names, "a.PNG", "b.jpg"}
 
 
 @pytest.mark.parametrize("file", ["advisor.yaml", "metadata.yaml"])

@@ -11,13 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from services.core.advisors import About
 from services.core.errors import ConfigurationError, NoRelease
-from services.embedder.catalogue import AdvisorRecord, Catalogue, CatalogueWriter, Entry, Photograph
+from services.embedder.catalogue import Catalogue
+from services.embedder.catalogue_writer import CatalogueWriter
+from services.embedder.records import AdvisorRecord, Entry, Photograph
 
 ANSEL = AdvisorRecord("ansel", "Ansel", "bio", "1902-1984", ("light", "zone system"), "calm", "https://example.org", 2)
 OKEEFE = AdvisorRecord("okeefe", "O'Keefe", reference_count=1)
-FIRST = Entry("a" * 64, "a.jpg", "Ridge", 1942, "Wyoming", "A ridge.", "It matters.", ("snow", "river"), ("lighting",))
-SECOND = Entry("b" * 64, "b.jpg", "b")
+RIDGE = About("a.jpg", "Ridge", 1942, "Wyoming", "A ridge.", "It matters.", ("snow", "river"), ("lighting",))
+FIRST = Entry("a" * 64, RIDGE)
+SECOND = Entry("b" * 64, About("b.jpg", "b"))
 
 
 def photograph(identity: str, seed: int) -> Photograph:

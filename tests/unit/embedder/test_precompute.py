@@ -75,7 +75,7 @@ def test_every_photograph_is_found_by_its_own_embedding(shelf: Shelf) -> None:
     for seed in range(10):
         (nearest,) = references.nearest(shelf.embedding(photograph(seed)), 1, advisor="ansel")
         assert nearest.reference.entry.id == sha256(photograph(seed))
-        assert nearest.reference.entry.file_name == f"{seed:03d}.png"
+        assert nearest.reference.entry.about.file_name == f"{seed:03d}.png"
         assert (nearest.reference.width, nearest.reference.height) == (60, 40)
         assert nearest.similarity == pytest.approx(1.0, abs=1e-6)
     manifest = outcome.release.manifest
@@ -102,9 +102,13 @@ def test_metadata_goes_into_the_release_and_the_photograph_does_not(shelf: Shelf
         2,
     )
     record = references.reference(sha256(photograph(1)))
-    assert (record.entry.title, record.entry.year, record.entry.location) == ("Ridge", 1942, "Wyoming")
-    assert (record.entry.tags, record.entry.best_for) == (("snow", "river"), ("lighting",))
-    assert references.reference(sha256(photograph(0))).entry.title == "000"
+    assert (record.entry.about.title, record.entry.about.year, record.entry.about.location) == (
+        "Ridge",
+        1942,
+        "Wyoming",
+    )
+    assert (record.entry.about.tags, record.entry.about.best_for) == (("snow", "river"), ("lighting",))
+    assert references.reference(sha256(photograph(0))).entry.about.title == "000"
     assert references.catalogue.thumbnail(record.entry.id).startswith(b"\xff\xd8")
     release = shelf.store.current()
     assert release is not None
@@ -162,7 +166,7 @@ def test_new_metadata_alone_costs_no_inference_and_keeps_the_index(shelf: Shelf)
     assert outcome.computed == 0
     assert outcome.release.id != first.id
     assert outcome.release.manifest.files["ansel.hnsw"] == first.manifest.files["ansel.hnsw"]
-    assert shelf.references().reference(sha256(photograph(1))).entry.title == "Ridge"
+    assert shelf.references().reference(sha256(photograph(1))).entry.about.title == "Ridge"
 
 
 def test_another_index_that_is_asked_for_is_built_without_an_inference(shelf: Shelf) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from services.core.errors import ConfigurationError
-from services.embedder.catalogue import Photograph
+from services.embedder.records import Photograph
 from services.embedder.work import Work
 
 REPOSITORY = Path(__file__).resolve().parents[3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import uuid
@@ -61,9 +62,10 @@ class Bulk:
     async def _read(self, requests: AsyncIterator[gateway_pb2.AnalyzeBatchRequest]) -> None:
         try:
             # Leaving the group early, by a cancelled call or a broken stream, cancels what is in flight.
-            async with asyncio.TaskGroup() as group:
+            reading = contextlib.aclosing(self._until_leaving(requests))
+            async with asyncio.TaskGroup() as group, reading as each:
                 await self._places.acquire()
-                async for request in self._until_leaving(requests):
+                async for request in each:
                     size = len(request.request.image.content)
                     await self._budget.acquire(size)
                     # Given back whatever becomes of the item, even before it has begun.

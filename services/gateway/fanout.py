@@ -128,6 +128,7 @@ class Analysis:
             name = naming.result() if naming.done() and not naming.cancelled() else self.request.advisor
         finally:
             naming.cancel()
+            await asyncio.gather(naming, return_exceptions=True)
         return self._whole(name)
 
     def _left(self) -> float:

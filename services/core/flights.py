@@ -77,14 +77,19 @@ class AdmittedFlights(Generic[T]):
     async def join(self, key: Hashable, compute: Callable[[], Coroutine[Any, Any, T]], deadline: float | None) -> T:
         """Returns the result for `key`, computed once for all who ask meanwhile.
 
-        `deadline` is in seconds of time.monotonic().
+        `deadline` is in seconds of time.monotonic(). Who joins what is under way is always let in.
 
         Raises:
-            Overloaded: no permit is free.
-            QueuedTooLong: the deadline would pass before its turn.
+            Overloaded: no permit is free for a new computation.
+            QueuedTooLong: the deadline would pass before the turn of a new one.
         """
+        if key not in self._flights:
+            self._admit(deadline)
+        return await self._flights.join(key, compute)
+
+    def _admit(self, deadline: float | None) -> None:
         wait = self._estimated_wait_s()
-        if key not in self._flights and len(self._flights) >= self._permits:
+        if len(self._flights) >= self._permits:
             REFUSED.labels(self._name).inc()
             raise Overloaded(
                 f"{self._permits} requests wait already; try again in {max(wait, 0.1):.1f} s.",
@@ -96,4 +101,3 @@ class AdmittedFlights(Generic[T]):
             raise QueuedTooLong(
                 f"The deadline is nearer than the wait of {wait:.2f} s: allow more time or try again later."
             )
-        return await self._flights.join(key, compute)

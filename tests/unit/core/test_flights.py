@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
-from services.core.flights import SingleFlight
+import pytest
+
+from services.core.errors import Overloaded, QueuedTooLong
+from services.core.flights import AdmittedFlights, SingleFlight
 
 
 class Computation:
@@ -82,3 +86,37 @@ async def test_an_error_reaches_everybody_and_is_not_kept() -> None:
     assert [str(result) for result in results] == ["no"] * 3
     computation.error = None
     assert await flights.join("key", computation) == 2
+
+
+def admitted(permits: int, wait_s: float) -> AdmittedFlights[int]:
+    return AdmittedFlights(name="t", permits=permits, estimated_wait_s=lambda: wait_s)
+
+
+async def test_without_a_permit_a_new_computation_is_refused_and_one_under_way_is_joined() -> None:
+    flights, computation = admitted(1, 3.0), Computation()
+    first = asyncio.create_task(flights.join("key", computation, None))
+    await turn()
+    with pytest.raises(Overloaded, match=r"1 requests wait already; try again in 3\.0 s") as refused:
+        await flights.join("other", computation, None)
+    assert refused.value.retry_after_s == 3.0
+    second = asyncio.create_task(flights.join("key", computation, None))
+    await turn()
+    computation.finish.set()
+    assert (await first, await second) == (1, 1)
+    assert len(flights) == 0
+    assert await flights.join("other", computation, None) == 2
+
+
+async def test_a_deadline_before_its_turn_refuses_a_new_computation_but_nobody_who_joins_one() -> None:
+    flights, computation = admitted(2, 1000.0), Computation()
+    soon = time.monotonic() + 500
+    with pytest.raises(QueuedTooLong, match=r"wait of 1000\.00 s"):
+        await flights.join("key", computation, soon)
+    assert computation.started == 0
+    first = asyncio.create_task(flights.join("key", computation, time.monotonic() + 2000))
+    await turn()
+    # How far that one has come is not known; who joins it costs nothing, and leaves when the own deadline passes.
+    second = asyncio.create_task(flights.join("key", computation, soon))
+    await turn()
+    computation.finish.set()
+    assert (await first, await second) == (1, 1)

@@ -26,6 +26,7 @@ R = TypeVar("R")
 
 # How quickly the estimate of a batch's duration follows change: about the last ten batches count.
 _SMOOTHING: Final = 0.2
+_ENDED: Final = "The model's thread has ended; the service is about to be restarted."
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Batcher(Generic[T, R]):
         self._waiting: deque[_Item[T, R]] = deque()
         self._wake = threading.Condition()
         self._closed = False
+        self._ended = False
         self._batch_s = 0.0
         self._running = 0
         self._queue_length = QUEUE_LENGTH.labels(name)
@@ -80,7 +82,7 @@ class Batcher(Generic[T, R]):
     @property
     def alive(self) -> bool:
         """Whether the thread runs, so that submitted items will be answered."""
-        return self._thread.is_alive() and not self._closed
+        return not self._ended and not self._closed
 
     def estimated_wait_s(self) -> float:
         """Returns the seconds that an item submitted now would wait before its batch starts; 0 when idle."""
@@ -97,7 +99,7 @@ class Batcher(Generic[T, R]):
             Overloaded: `max_queue` items wait already; RetryInfo holds the estimated wait.
             QueuedTooLong: the deadline has passed, or would pass before the item's turn.
             Draining: the batcher is closed.
-            EngineStopped: the thread has died.
+            EngineStopped: the thread has died, before or while the item waits.
         """
         result, _ = await self.submit_measured(item, deadline=deadline)
         return result
@@ -117,8 +119,8 @@ class Batcher(Generic[T, R]):
     def _admit(self, entry: _Item[T, R]) -> None:
         if self._closed:
             raise Draining("The service is shutting down; another replica answers.")
-        if not self._thread.is_alive():
-            raise EngineStopped("The model's thread has ended; the service is about to be restarted.")
+        if self._ended:
+            raise EngineStopped(_ENDED)
         if len(self._waiting) >= self._max_queue:
             # Those who left make room before anybody is refused.
             self._waiting = deque(waiting for waiting in self._waiting if not waiting.future.done())
@@ -136,20 +138,29 @@ class Batcher(Generic[T, R]):
             )
 
     def _loop(self) -> None:
-        while True:
+        batch: list[_Item[T, R]] = []
+        try:
+            while True:
+                with self._wake:
+                    while not self._waiting and not self._closed:
+                        self._wake.wait()
+                    if not self._waiting:
+                        return
+                    batch = self._take()
+                    self._running = len(batch)
+                    self._queue_length.set(len(self._waiting))
+                if batch:
+                    self._run_batch(batch)
+                # Neither items nor results stay referenced while idle: they hold photographs.
+                batch = []
+                self._running = 0
+        finally:
+            # Whatever ended it: nobody waits for what will not come.
             with self._wake:
-                while not self._waiting and not self._closed:
-                    self._wake.wait()
-                if not self._waiting:
-                    return
-                batch = self._take()
-                self._running = len(batch)
-                self._queue_length.set(len(self._waiting))
-            if batch:
-                self._run_batch(batch)
-            # Neither items nor results stay referenced while idle: they hold photographs.
-            del batch
-            self._running = 0
+                self._ended = True
+                for item in (*batch, *self._waiting):
+                    _deliver(item, EngineStopped(_ENDED))
+                self._waiting.clear()
 
     def _take(self) -> list[_Item[T, R]]:
         """Returns the oldest item still wanted and those behind it with the same key, at most max_batch."""

@@ -4,13 +4,15 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from services.core.batching import Batcher
-from services.core.errors import Draining, InvalidArgument, Overloaded, QueuedTooLong
+from services.core.errors import Draining, EngineStopped, InvalidArgument, Overloaded, QueuedTooLong
 
 
 class Gate:
@@ -146,11 +148,95 @@ async def test_a_result_too_few_is_a_fault_and_not_another_callers_answer() -> N
     await batcher.close()
 
 
+async def test_a_deadline_before_the_expected_turn_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, ahead = Gate(), [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + ahead[0])
+    monkeypatch.setattr("services.core.batching.time", clock)
+    batcher: Batcher[int, int] = Batcher(gate, name="t", max_batch=1, max_queue=4)
+    first = asyncio.create_task(batcher.submit(0))
+    await entered(gate)
+    ahead[0] = 1000.0
+    gate.open.set()
+    assert await first == 0
+    gate.open.clear()
+    gate.entered.clear()
+    running = asyncio.create_task(batcher.submit(1))
+    await entered(gate)
+    # One batch of about 1,000 s is ahead of the next item.
+    assert 900 < batcher.estimated_wait_s() < 1100
+    with pytest.raises(QueuedTooLong, match=r"leaves (900|899)\.\d\d s and the wait is 1000"):
+        await batcher.submit(2, deadline=time.monotonic() + 900)
+    patient = asyncio.create_task(batcher.submit(3, deadline=time.monotonic() + 2000))
+    await asyncio.sleep(0)
+    gate.open.set()
+    assert (await running, await patient) == (2, 6)
+    assert gate.batches == [[0], [1], [3]]
+    await batcher.close()
+
+
+async def test_who_waits_past_the_deadline_is_told_and_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, ahead = Gate(), [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + ahead[0])
+    monkeypatch.setattr("services.core.batching.time", clock)
+    batcher: Batcher[int, int] = Batcher(gate, name="t", max_batch=1, max_queue=4)
+    first = asyncio.create_task(batcher.submit(0))
+    await entered(gate)
+    late = asyncio.create_task(batcher.submit(1, deadline=time.monotonic() + 500))
+    await asyncio.sleep(0)
+    ahead[0] = 1000.0
+    gate.open.set()
+    assert await first == 0
+    with pytest.raises(QueuedTooLong, match="passed while waiting"):
+        await late
+    assert gate.batches == [[0]]
+    await batcher.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_when_the_thread_ends_nobody_is_left_waiting() -> None:
+    gate = Gate()
+
+    def run(items: list[int]) -> Sequence[int | BaseException]:
+        gate(items)
+        raise SystemExit
+
+    batcher: Batcher[int, int] = Batcher(run, name="t", max_batch=1, max_queue=4)
+    running = asyncio.create_task(batcher.submit(0))
+    await entered(gate)
+    waiting = asyncio.create_task(batcher.submit(1))
+    await asyncio.sleep(0)
+    gate.open.set()
+    for caller in (running, waiting):
+        with pytest.raises(EngineStopped):
+            await asyncio.wait_for(caller, 30)
+    assert not batcher.alive
+    with pytest.raises(EngineStopped):
+        await batcher.submit(2)
+    assert gate.batches == [[0]]
+    await batcher.close()
+
+
 async def test_admission_is_measured() -> None:
-    batcher: Batcher[int, int] = Batcher(doubled, name="t", max_batch=4, max_queue=4)
-    result, admission = await batcher.submit_measured(4)
+    gate = Gate()
+    batcher: Batcher[int, int] = Batcher(gate, name="measured", max_batch=4, max_queue=4)
+
+    def metric(name: str) -> float:
+        return REGISTRY.get_sample_value(name, {"batcher": "measured"}) or 0.0
+
+    first = asyncio.create_task(batcher.submit_measured(4))
+    await entered(gate)
+    others = [asyncio.create_task(batcher.submit_measured(value)) for value in (5, 6)]
+    await asyncio.sleep(0)
+    assert metric("mondrian_queue_length") == 2
+    gate.open.set()
+    (result, alone), *batch = [await caller for caller in (first, *others)]
     assert result == 8
-    assert admission.batch == 1
-    assert admission.queue_s >= 0
-    assert admission.compute_s >= 0
+    assert [value for value, _ in batch] == [10, 12]
+    assert [admission.batch for admission in (alone, batch[0][1], batch[1][1])] == [1, 2, 2]
+    for _, admission in batch:
+        # Durations, and not times of a clock.
+        assert 0 <= admission.queue_s < 60
+        assert 0 <= admission.compute_s < 60
+    assert metric("mondrian_queue_length") == 0
+    assert (metric("mondrian_batch_size_count"), metric("mondrian_batch_size_sum")) == (2, 3)
     await batcher.close()

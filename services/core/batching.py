@@ -30,7 +30,7 @@ _ENDED: Final = "The model's thread has ended; the service is about to be restar
 
 
 @dataclass(frozen=True)
-class Admission:
+class Measured:
     """What one item met on its way: seconds in the queue, seconds in the model, and the size of its batch."""
 
     queue_s: float
@@ -42,7 +42,7 @@ class Admission:
 class _Item(Generic[T, R]):
     value: T
     key: Hashable
-    future: asyncio.Future[tuple[R, Admission]]
+    future: asyncio.Future[tuple[R, Measured]]
     loop: asyncio.AbstractEventLoop
     deadline: float | None
     submitted: float = field(default_factory=time.monotonic)
@@ -104,10 +104,10 @@ class Batcher(Generic[T, R]):
         result, _ = await self.submit_measured(item, deadline=deadline)
         return result
 
-    async def submit_measured(self, item: T, *, deadline: float | None = None) -> tuple[R, Admission]:
+    async def submit_measured(self, item: T, *, deadline: float | None = None) -> tuple[R, Measured]:
         """Returns what `submit` returns, and what the item met on its way."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[tuple[R, Admission]] = loop.create_future()
+        future: asyncio.Future[tuple[R, Measured]] = loop.create_future()
         entry: _Item[T, R] = _Item(item, self._key(item), future, loop, deadline)
         with self._wake:
             self._admit(entry)
@@ -200,7 +200,7 @@ class Batcher(Generic[T, R]):
         BATCH_SIZE.labels(self._name).observe(len(batch))
         for loop in {item.loop for item in batch}:
             answers = [
-                (item, result, Admission(started - item.submitted, seconds, len(batch)))
+                (item, result, Measured(started - item.submitted, seconds, len(batch)))
                 for item, result in zip(batch, results, strict=True)
                 if item.loop is loop
             ]
@@ -216,14 +216,14 @@ class Batcher(Generic[T, R]):
         await asyncio.to_thread(self._thread.join)
 
 
-def _deliver_all(answers: list[tuple[_Item[T, R], R | BaseException, Admission]]) -> None:
-    for item, result, admission in answers:
+def _deliver_all(answers: list[tuple[_Item[T, R], R | BaseException, Measured]]) -> None:
+    for item, result, measured in answers:
         if item.future.done():
             continue
         if isinstance(result, BaseException):
             item.future.set_exception(result)
         else:
-            item.future.set_result((result, admission))
+            item.future.set_result((result, measured))
 
 
 def _deliver(item: _Item[T, R], error: MondrianError) -> None:

@@ -160,9 +160,9 @@ class EmbeddingEngine:
         return await self._embed(key, _Text(tokens), time.perf_counter() - started)
 
     async def _embed(self, key: Hashable, item: _Photograph | _Text, decode_s: float) -> Embedded:
-        vector, admission = await self._batcher.submit_measured(item)
+        vector, measured = await self._batcher.submit_measured(item)
         self._recent.put(key, vector)
-        return Embedded(vector, False, decode_s, admission.queue_s, admission.compute_s)
+        return Embedded(vector, False, decode_s, measured.queue_s, measured.compute_s)
 
     def _run(self, items: list[_Photograph | _Text]) -> Sequence[Vector]:
         """Runs on the batcher's thread; all items are of one kind."""

@@ -101,9 +101,9 @@ class ScoringEngine:
 
     async def _score(self, identity: str, content: bytes) -> Scored:
         picture, decode_s = await asyncio.get_running_loop().run_in_executor(self._pool, self._prepare, content)
-        scores, admission = await self._batcher.submit_measured(picture)
+        scores, measured = await self._batcher.submit_measured(picture)
         self._recent.put(identity, scores)
-        return Scored(identity, scores, decode_s, admission.queue_s, admission.compute_s)
+        return Scored(identity, scores, decode_s, measured.queue_s, measured.compute_s)
 
     def _prepare(self, content: bytes) -> tuple[Picture, float]:
         started = time.perf_counter()

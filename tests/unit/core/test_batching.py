@@ -216,7 +216,7 @@ async def test_when_the_thread_ends_nobody_is_left_waiting() -> None:
     await batcher.close()
 
 
-async def test_admission_is_measured() -> None:
+async def test_what_an_item_met_is_measured() -> None:
     gate = Gate()
     batcher: Batcher[int, int] = Batcher(gate, name="measured", max_batch=4, max_queue=4)
 
@@ -232,11 +232,11 @@ async def test_admission_is_measured() -> None:
     (result, alone), *batch = [await caller for caller in (first, *others)]
     assert result == 8
     assert [value for value, _ in batch] == [10, 12]
-    assert [admission.batch for admission in (alone, batch[0][1], batch[1][1])] == [1, 2, 2]
-    for _, admission in batch:
+    assert [measured.batch for measured in (alone, batch[0][1], batch[1][1])] == [1, 2, 2]
+    for _, measured in batch:
         # Durations, and not times of a clock.
-        assert 0 <= admission.queue_s < 60
-        assert 0 <= admission.compute_s < 60
+        assert 0 <= measured.queue_s < 60
+        assert 0 <= measured.compute_s < 60
     assert metric("mondrian_queue_length") == 0
     assert (metric("mondrian_batch_size_count"), metric("mondrian_batch_size_sum")) == (2, 3)
     await batcher.close()

@@ -103,11 +103,13 @@ class ReleaseStore:
             if not _ID.fullmatch(path.name):
                 continue
             size = 0
-            with contextlib.suppress(OSError):  # it may be collected meanwhile
+            with contextlib.suppress(OSError):  # it may be collected meanwhile, and is none then
                 size = sum(entry.stat().st_size for entry in path.iterdir())
             try:
                 manifest, damage = self._manifest(path.name), ""
             except ReleaseDamaged as error:
+                if not path.exists():
+                    continue
                 manifest, damage = Manifest("", {}, {}, ""), str(error)
             found.append(
                 ReleaseInfo(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,3 +148,14 @@ def test_an_id_vouches_for_its_manifest(store: ReleaseStore) -> None:
     escaping = {**json.loads(manifest.to_bytes()), "files": {"../../etc/passwd": "0" * 64}}
     with pytest.raises(ValueError, match="no release may hold"):
         Manifest.from_bytes(json.dumps(escaping).encode())
+
+
+def test_a_release_that_is_collected_while_the_list_is_made_is_not_in_it(store: ReleaseStore) -> None:
+    class Meanwhile(ReleaseStore):
+        def _manifest(self, release_id: str) -> Manifest:
+            if release_id == first:
+                shutil.rmtree(self.path_of(first))
+            return super()._manifest(release_id)
+
+    first, second = publish(store, "one").id, publish(store, "two").id
+    assert [info.id for info in Meanwhile(store.root).releases()] == [second]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 
 import pytest
@@ -86,6 +87,44 @@ async def test_an_error_reaches_everybody_and_is_not_kept() -> None:
     assert [str(result) for result in results] == ["no"] * 3
     computation.error = None
     assert await flights.join("key", computation) == 2
+
+
+async def test_who_comes_while_a_computation_is_being_cancelled_begins_another() -> None:
+    flights: SingleFlight[int] = SingleFlight()
+    computation = Computation()
+    leaver = asyncio.create_task(flights.join("key", computation))
+    await turn()
+    leaver.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaver
+    # At once, in the same turn, before the cancelled one has landed.
+    computation.finish.set()
+    assert await flights.join("key", computation) == 2
+    assert computation.cancelled == 1
+    await turn()
+    assert len(flights) == 0
+
+
+async def test_a_failure_that_nobody_waits_for_any_more_is_not_reported() -> None:
+    reported: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    flights: SingleFlight[int] = SingleFlight()
+
+    async def stumbles() -> int:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise RuntimeError("on the way out")
+
+    leaver = asyncio.create_task(flights.join("key", stumbles))
+    await turn()
+    leaver.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaver
+    del leaver
+    await turn()
+    gc.collect()
+    assert reported == []
 
 
 def admitted(permits: int, wait_s: float) -> AdmittedFlights[int]:

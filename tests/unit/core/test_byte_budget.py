@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from prometheus_client import REGISTRY
 
 from services.core.byte_budget import ByteBudget
 from services.core.errors import Overloaded
 
 
 def test_what_does_not_fit_beside_the_others_is_refused_with_a_time_to_come_back() -> None:
-    budget = ByteBudget(10)
+    def refusals() -> float:
+        return REGISTRY.get_sample_value("mondrian_refused_total", {"batcher": "bytes"}) or 0.0
+
+    budget, before = ByteBudget(10), refusals()
     with budget.hold(6):
         with budget.hold(4), pytest.raises(Overloaded) as caught, budget.hold(1):
             pass
         assert caught.value.retry_after_s == 1.0
+        assert refusals() == before + 1
         with budget.hold(4):
             assert budget.held == 10
     assert budget.held == 0

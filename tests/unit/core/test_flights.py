@@ -7,6 +7,7 @@ import gc
 import time
 
 import pytest
+from prometheus_client import REGISTRY
 
 from services.core.errors import Overloaded, QueuedTooLong
 from services.core.flights import AdmittedFlights, SingleFlight
@@ -127,17 +128,23 @@ async def test_a_failure_that_nobody_waits_for_any_more_is_not_reported() -> Non
     assert reported == []
 
 
+def refusals() -> float:
+    return REGISTRY.get_sample_value("mondrian_refused_total", {"batcher": "t"}) or 0.0
+
+
 def admitted(permits: int, wait_s: float) -> AdmittedFlights[int]:
     return AdmittedFlights(name="t", permits=permits, estimated_wait_s=lambda: wait_s)
 
 
 async def test_without_a_permit_a_new_computation_is_refused_and_one_under_way_is_joined() -> None:
     flights, computation = admitted(1, 3.0), Computation()
+    before = refusals()
     first = asyncio.create_task(flights.join("key", computation, None))
     await turn()
     with pytest.raises(Overloaded, match=r"1 requests wait already; try again in 3\.0 s") as refused:
         await flights.join("other", computation, None)
     assert refused.value.retry_after_s == 3.0
+    assert refusals() == before + 1
     second = asyncio.create_task(flights.join("key", computation, None))
     await turn()
     computation.finish.set()

@@ -166,7 +166,8 @@ class RunningServer:
                 healthy = not healthy
                 await self._set(_Status.SERVING if healthy else _Status.NOT_SERVING)
                 await self._health.set(LIVENESS, _Status.SERVING if healthy else _Status.NOT_SERVING)
-                log.error("%s is %s", self.component.service_name, "serving again" if healthy else "not serving")
+                level, word = (logging.INFO, "serving again") if healthy else (logging.ERROR, "not serving")
+                log.log(level, "%s is %s", self.component.service_name, word)
 
     async def stop(self) -> None:
         """Drains: NOT_SERVING, lame duck, no new calls, finish those in flight for at most drain_s, stop."""

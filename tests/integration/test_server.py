@@ -30,6 +30,7 @@ from services.core.server import LIVENESS, RunningServer, main, running, serve
 from services.core.settings import ServiceSettings
 from tests.processes import free_port
 
+_Status = health_pb2.HealthCheckResponse
 NAME = "mondrian.critic.v1.CriticService"
 EXPECTED_CODES = {
     "InvalidArgument": "INVALID_ARGUMENT",
@@ -287,13 +288,20 @@ async def test_health_reflection_and_liveness_are_served(toy: Toy, channel: grpc
     assert NAME in names
 
 
-async def test_a_dead_component_is_not_serving_and_not_alive(toy: Toy, channel: grpc.aio.Channel) -> None:
-    toy.alive = False
+async def test_a_dead_component_is_not_serving_and_not_alive_until_it_lives_again(
+    toy: Toy, channel: grpc.aio.Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "mondrian.server")
     stub = health_pb2_grpc.HealthStub(channel)
-    async for reply in stub.Watch(health_pb2.HealthCheckRequest(service=LIVENESS), timeout=10):
-        if reply.status == health_pb2.HealthCheckResponse.NOT_SERVING:
-            break
-    assert await health_of(channel, NAME) == health_pb2.HealthCheckResponse.NOT_SERVING
+    for alive, status in ((False, _Status.NOT_SERVING), (True, _Status.SERVING)):
+        toy.alive = alive
+        async for reply in stub.Watch(health_pb2.HealthCheckRequest(service=LIVENESS), timeout=10):
+            if reply.status == status:
+                break
+        assert await health_of(channel, NAME) == status
+    # Only the bad news is an error.
+    said = [(record.levelname, record.getMessage()) for record in caplog.records if NAME in record.getMessage()]
+    assert said[-2:] == [("ERROR", f"{NAME} is not serving"), ("INFO", f"{NAME} is serving again")]
 
 
 async def test_a_call_in_flight_ends_well_while_the_server_drains(toy: Toy) -> None:

@@ -48,3 +48,17 @@ async def test_who_waits_is_let_in_as_soon_as_there_is_room() -> None:
     budget.release(8)
     await asyncio.gather(*waiting)
     assert budget.held == 10
+
+
+async def test_too_little_room_lets_nobody_in() -> None:
+    budget = ByteBudget(10)
+    for size in (7, 2):
+        await budget.acquire(size)
+    waiting = asyncio.create_task(budget.acquire(5))
+    await asyncio.sleep(0)
+    budget.release(2)
+    await asyncio.sleep(0)
+    assert (waiting.done(), budget.held) == (False, 7)
+    budget.release(7)
+    await waiting
+    assert budget.held == 5

@@ -56,9 +56,11 @@ async def test_what_exceeds_the_bound_in_flight_is_counted_and_not_sent() -> Non
         running.critic.gate.clear()
         load = replace(LOAD, mode=gateway_pb2.MODE_LORA, rate=2000.0, concurrency=2, timeout_s=0.5)
         report = await run(running.address, load)
-        assert report.outcomes["NOT_SENT"] == 22
-        # Whether the client or the gateway notices first is a matter of milliseconds.
-        assert sum(count for name, count in report.outcomes.items() if name.startswith("DEADLINE_EXCEEDED")) == 2
+        # Whether the client or the gateway notices first is a matter of milliseconds; and on a busy machine the time of
+        # the first two may be up before the last is due, which is sent then.
+        late = sum(count for name, count in report.outcomes.items() if name.startswith("DEADLINE_EXCEEDED"))
+        assert running.critic.most_in_flight == 2 <= late
+        assert report.outcomes["NOT_SENT"] == 24 - late > 0
         assert report.answered == 0
 
 

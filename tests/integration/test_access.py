@@ -113,6 +113,18 @@ class TestTokens:
             results = [result async for result in stub.AnalyzeBatch(items(), metadata=bearer(TOKEN), timeout=SOON)]
             assert [result.key for result in results] == ["a"]
 
+    async def test_a_stream_that_has_sent_nothing_yet_is_refused_at_once(self, tokens: Path) -> None:
+        sent = asyncio.Event()
+
+        async def nothing() -> AsyncIterator[gateway_pb2.AnalyzeBatchRequest]:
+            await sent.wait()
+            yield gateway_pb2.AnalyzeBatchRequest()
+
+        async with system(tokens_file=tokens) as running:
+            call = running.stub.AnalyzeBatch(nothing(), timeout=SOON)
+            assert (await refused(call.read())).code() is grpc.StatusCode.UNAUTHENTICATED
+            sent.set()
+
     def test_a_file_that_cannot_be_used_stops_the_start(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match="cannot be read"):
             served(FakeScorer(), tokens_file=tmp_path / "none")

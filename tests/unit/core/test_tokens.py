@@ -59,6 +59,17 @@ def test_a_file_that_changes_is_read_again(path: Path) -> None:
     assert tokens.metadata() == (("authorization", f"Bearer {SECOND}"),)
 
 
+def test_what_is_sent_follows_the_file_too(path: Path) -> None:
+    tokens = Tokens(path)
+    path.write_text(f"{SECOND}\n")
+    assert tokens.metadata() == (("authorization", f"Bearer {SECOND}"),)
+
+
+def test_a_token_of_16_characters_is_long_enough(path: Path) -> None:
+    path.write_text("0123456789abcdef")
+    assert Tokens(path).accept(bearer("0123456789abcdef"))
+
+
 def test_a_file_that_breaks_leaves_the_tokens_in_use(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tokens = Tokens(path)
     path.unlink()

@@ -16,7 +16,9 @@ def any_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
+        # A stream that was a file and leads to a pipe by now cannot be told, and writes as it did.
+        with contextlib.suppress(OSError):
+            sys.stdout.reconfigure(errors="replace")
 
 
 def lose(stream: TextIO) -> None:

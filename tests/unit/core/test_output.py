@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,19 @@ def test_a_character_that_the_terminal_lacks_ends_nothing(monkeypatch: pytest.Mo
     print("A · B")
     sys.stdout.flush()
     assert written.getvalue() == b"A ? B\n"
+
+
+def test_a_file_that_became_a_pipe_is_written_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    with (tmp_path / "log").open("w", encoding="utf-8") as stream, open(reading, encoding="utf-8") as reader:
+        stream.write("before\n")
+        stream.flush()
+        os.dup2(writing, stream.fileno())
+        os.close(writing)
+        monkeypatch.setattr(sys, "stdout", stream)
+        any_streams()
+        print("after", flush=True)
+        assert reader.readline() == "after\n"
 
 
 def test_what_nobody_reads_is_lost_and_the_command_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

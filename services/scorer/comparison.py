@@ -89,10 +89,16 @@ def compare(scores: Scores, advisor: AdvisorReferences, photograph_id: str = "")
     ]
 
 
-def note(scores: Scores, advisor: AdvisorReferences) -> str:
-    """Returns a sentence where the comparison is limited, else an empty text."""
-    profile = advisor.profile
+def note(scores: Scores, advisor: AdvisorReferences | None) -> str:
+    """Returns sentences where not the whole file was judged or the comparison is limited, else an empty text."""
     sentences = []
+    if scores.border:
+        sentences.append(
+            f"A border around the photograph ({scores.border:.0%} of the area) was left out: judged is what lies in it."
+        )
+    if advisor is None:
+        return " ".join(sentences)
+    profile = advisor.profile
     if profile.count == 1:
         sentences.append("With a single reference nothing can be said about the advisor's range.")
     elif profile.count < LEAST_REFERENCES:

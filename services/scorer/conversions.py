@@ -35,7 +35,7 @@ def score_response(
             decode_ms=scored.decode_s * 1e3,
             compute_ms=scored.compute_s * 1e3,
         ),
-        note=note(scores, advisor) if advisor else "",
+        note=note(scores, advisor),
     )
 
 

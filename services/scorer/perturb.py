@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
 
 Pixels = NDArray[np.uint8]
 
@@ -169,6 +169,12 @@ def jpeg(pixels: Pixels, quality: int) -> Pixels:
 def flip(pixels: Pixels) -> Pixels:
     """Mirrors left and right."""
     return pixels[:, ::-1]
+
+
+def mat(pixels: Pixels, color: tuple[int, int, int] = (255, 255, 255), share: float = 0.1) -> Pixels:
+    """Puts a plain border around it, `share` of the shorter side wide."""
+    width = max(1, round(share * min(pixels.shape[:2])))
+    return np.asarray(ImageOps.expand(Image.fromarray(pixels), width, color))
 
 
 def clutter_behind(pixels: Pixels, mask: NDArray[np.bool_], rng: np.random.Generator) -> Pixels:

@@ -68,4 +68,5 @@ def read_batches(paths: Sequence[Path], shown: Progress) -> Iterator[tuple[list[
 def grey(picture: Picture) -> Picture:
     """Returns the picture in greys of equal luma (Rec. 709)."""
     luma = np.round(picture.pixels @ np.array([0.2126, 0.7152, 0.0722]))
-    return Picture(np.repeat(luma[..., None], 3, axis=-1).astype(np.uint8), picture.width, picture.height)
+    pixels = np.repeat(luma[..., None], 3, axis=-1).astype(np.uint8)
+    return Picture(pixels, picture.width, picture.height, picture.border)

@@ -169,6 +169,7 @@ def scores_to_json(scores: Scores) -> dict[str, Any]:
     """Returns scores, confidences and sub-measures as JSON values with five significant digits."""
     return {
         "color": _short(scores.color_weight),
+        "border": _short(scores.border),
         "scores": {
             name: [_short(one.score), _short(one.confidence), {key: _short(value) for key, value in one.values.items()}]
             for name, one in zip(NAMES, scores.dimensions, strict=True)
@@ -200,7 +201,7 @@ def scores_from_json(content: Mapping[str, Any]) -> Scores:
                 second,
             )
         )
-    return Scores(tuple(dimensions), float(content["color"]))
+    return Scores(tuple(dimensions), float(content["color"]), float(content["border"]))
 
 
 def _short(value: float) -> float:

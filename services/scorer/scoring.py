@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from services.scorer import calibration as calibrations
+from services.scorer.border import inside
 from services.scorer.calibration import Calibration, Floats
 from services.scorer.clip import Backbone
 from services.scorer.dimensions import DIMENSIONS, Dimension
@@ -33,15 +34,23 @@ class Picture:
     pixels: NDArray[np.uint8]
     """[H, W, 3] sRGB at the normalised size."""
     width: int
-    """Width in pixels of the photograph it was made from."""
+    """Width in pixels of the photograph it was made from, without its border."""
     height: int
     """Height in pixels of the same."""
+    border: float = 0.0
+    """The share of the file's area that a drawn border took, 0-1."""
 
     @classmethod
     def of(cls, image: Image.Image, size: tuple[int, int] | None = None) -> Picture:
-        """Returns the picture of an upright sRGB image; `size` is the file's own, where it was decoded smaller."""
+        """Returns the picture of what lies within the border of an upright sRGB image; `size` is the file's own, where
+        it was decoded smaller.
+        """
+        image = image if image.mode == "RGB" else image.convert("RGB")
         width, height = size or image.size
-        return cls(normalise(image), width, height)
+        left, top, right, bottom = box = inside(image)
+        across, down = (right - left) / image.width, (bottom - top) / image.height
+        within = image if across * down == 1 else image.crop(box)
+        return cls(normalise(within), round(width * across), round(height * down), 1 - across * down)
 
     @property
     def shape(self) -> Hashable:
@@ -103,6 +112,8 @@ class Scores:
     dimensions: tuple[DimensionScore, ...]
     color_weight: float
     """0-1: how far the photograph is in colour."""
+    border: float = 0.0
+    """The share of the file's area, 0-1, that is a border, and was not judged."""
 
     @property
     def monochrome(self) -> bool:
@@ -187,6 +198,7 @@ class Scorer:
                     for d, dimension in enumerate(DIMENSIONS)
                 ),
                 float(color_weight[i]),
+                picture.border,
             )
             for i, picture in enumerate(pictures)
         ]

@@ -86,6 +86,7 @@ def changed(subject: Subject, dimensions: Iterable[str] = tuple(LOWERING)) -> di
                 if change != "downscaling" or max(copy.shape[:2]) < max(pixels.shape[:2]):
                     versions["lowered", dimension, change, level] = copy
     versions["same", "flip"] = perturb.flip(pixels)
+    versions["same", "white border"] = perturb.mat(pixels)
     versions["same", "JPEG 90 at full size"] = perturb.jpeg(pixels, 90)
     versions["same", "JPEG 97 at full size"] = perturb.jpeg(pixels, 97)
     small = perturb.resize(pixels, 512) if max(pixels.shape[:2]) > 512 else pixels

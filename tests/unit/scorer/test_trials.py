@@ -96,10 +96,8 @@ def test_the_command_prints_figures_and_says_what_it_could_not_measure(
     folder.mkdir()
     Image.fromarray(photograph("chelsea")).resize((192, 128)).save(folder / "cat.png")
     (folder / "broken.jpg").write_bytes(encoded(smooth(1), "JPEG")[:200])
-    mask = np.zeros((128, 192), np.uint8)
-    mask[30:100, 50:150] = 255
-    Image.fromarray(mask).save(tmp_path / "mask.png")
-    (tmp_path / "labels.csv").write_text("file,level,depth,mask\ncat.png,1,object,mask.png\n")
+    outline = "0.26,0.23 0.78,0.23 0.78,0.78 0.26,0.78"
+    (tmp_path / "labels.csv").write_text(f'file,level,depth,subject\ncat.png,1,object,"{outline}"\n')
     target = tmp_path / "figures.json"
     arguments = ["--photos", str(folder), "--labels", str(tmp_path / "labels.csv"), "--json", str(target)]
     assert main(arguments) == 0
@@ -113,6 +111,14 @@ def test_the_command_prints_figures_and_says_what_it_could_not_measure(
     by_name = {figure["name"]: figure for figure in content["figures"]}
     assert by_name["visual_balance falls: rotation"]["count"] == 3
     assert by_name["depth_perspective: scenes above objects (AUC)"]["value"] is None
+
+
+@pytest.mark.parametrize("outline", ["mask.png", "0.1,0.2,0.3 0.4,0.5", "0.5"])
+def test_an_outline_that_is_none_is_named(outline: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    smooth(1).save(tmp_path / "one.png")
+    (tmp_path / "labels.csv").write_text(f'file,level,depth,subject\none.png,,,"{outline}"\n')
+    assert main(["--photos", str(tmp_path), "--labels", str(tmp_path / "labels.csv")]) == 2
+    assert "is no outline: give corners as x,y in shares of the frame." in capsys.readouterr().err
 
 
 def test_a_folder_without_photographs_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

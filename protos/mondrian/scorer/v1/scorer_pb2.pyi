@@ -101,7 +101,9 @@ class ScoreResponse(_message.Message):
     monochrome: _builtins.bool
     """True when the photograph is treated as monochrome."""
     note: _builtins.str
-    """A sentence when the comparison is limited (too few references, colour against monochrome); else empty."""
+    """Sentences when not the whole file was judged (a border was left out) or the comparison is limited (too few
+    references, colour against monochrome); else empty.
+    """
     @_builtins.property
     def dimensions(self) -> _containers.RepeatedCompositeFieldContainer[Global___DimensionScore]:
         """Exactly eight, in the order of the Dimension enum."""

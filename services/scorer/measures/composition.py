@@ -13,7 +13,8 @@ width or height, so the formula does not depend on the format.
 - lines: levelness of what is nearly level or upright, and slanting lines that lead to one place.
 
 What is said of the subject is gated by its concentration, or edge-to-edge landscapes would be punished for having no
-single subject. The rule of thirds follows Liu, Chen, Wolf and Cohen-Or (2010), "Optimizing Photo Composition".
+single subject. A plain white or black ground makes every edge quiet, and lowers the confidence. The rule of thirds
+follows Liu, Chen, Wolf and Cohen-Or (2010), "Optimizing Photo Composition".
 The weights were set by hand on crops that cut through the middle of photographs of the fitting set.
 """
 
@@ -36,6 +37,7 @@ UNITS = {
     "centre_distance": "share of the frame",
     "edge_share": "share of the subject",
     "edge_activity": "log ratio",
+    "plain_ground": "share of the frame's edge",
     "touching": "",
     "concentration": "",
     "tilt": "degrees",
@@ -91,6 +93,7 @@ def measure(scene: Scene) -> Measured:
         "centre_distance": centre,
         "edge_share": edge_share,
         "edge_activity": activity,
+        "plain_ground": scene.plain_ground,
         "touching": touching,
         "concentration": gate,
         "tilt": lines.tilt,
@@ -99,7 +102,7 @@ def measure(scene: Scene) -> Measured:
         "convergence": lines.convergence,
     }
     strength = (0.4 + 0.6 * torch.maximum(gate, lines.presence)) * filters.ramp(scene.detail, 0.0, 0.1)
-    return Measured(weighted(terms, WEIGHTS), strength, values, terms)
+    return Measured(weighted(terms, WEIGHTS), strength * scene.doubt, values, terms)
 
 
 def _near(distance: Tensor) -> Tensor:
@@ -145,6 +148,8 @@ def evidence(values: Mapping[str, float]) -> list[str]:
             found.append(f"{values['edge_share']:.0%} of it lies along the edge of the frame.")
     if values["edge_activity"] > 0.35:
         found.append("The edges of the frame cut through things: they are busier than the picture itself.")
+    elif values["plain_ground"] > 0.75:
+        found.append("The edges of the frame are quiet because the ground is plain: trust this score little.")
     elif values["edge_activity"] < -1:
         found.append("The edges of the frame are quiet.")
     return found

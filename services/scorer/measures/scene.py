@@ -94,7 +94,27 @@ class Scene:
         return filters.ramp(spread, 1.5, 3.0)
 
     @cached_property
+    def plain_ground(self) -> Tensor:
+        """[B]: the share of the frame's edge, 0-1, that is one plain white or one plain black: the ground of a cut-out,
+        a studio or a stage rather than a scene's.
+        """
+        lightness, chroma = self.planes.lab[:, 0], self.planes.chroma
+        white, black = (lightness >= 97) & (chroma < 5), lightness <= 3
+        return torch.maximum(_edge_share(white), _edge_share(black))
+
+    @property
+    def doubt(self) -> Tensor:
+        """[B], 0.4-1: the factor of the confidence of what is calibrated on scenes, for the sake of a plain ground."""
+        return 1 - 0.6 * filters.ramp(self.plain_ground, 0.6, 0.9)
+
+    @cached_property
     def detail(self) -> Tensor:
         """[B]: the share of the frame, 0-1, that shows any structure at all (L* varies by more than 1 nearby)."""
         lightness = self.planes.small[:, 0]
         return ((lightness - filters.box(lightness, 3)).abs() > 1).float().mean(dim=(-2, -1))
+
+
+def _edge_share(mask: Tensor) -> Tensor:
+    """Returns the share [B] of the outermost two pixels of a mask [B, H, W] that is true."""
+    sides = (mask[:, :2], mask[:, -2:], mask[:, 2:-2, :2], mask[:, 2:-2, -2:])
+    return torch.cat([side.flatten(1) for side in sides], 1).float().mean(1)

@@ -58,6 +58,22 @@ def test_confidence_drops_where_there_is_little_to_see(name: str) -> None:
         assert strange.confidence < 0.6 * usual.confidence
 
 
+@pytest.mark.parametrize(("ground", "tone"), [(255, "white"), (0, "black")])
+def test_a_cut_out_is_trusted_less_where_its_ground_decides(ground: int, tone: str) -> None:
+    cat = photograph("chelsea")
+    rows, columns = np.mgrid[: cat.shape[0], : cat.shape[1]]
+    oval = np.hypot(rows / cat.shape[0] - 0.5, columns / cat.shape[1] - 0.5) < 0.4
+    cut_out = np.where(oval[..., None], cat, np.uint8(ground))
+    (scene, studio) = SCORER.score([taken(cat), taken(cut_out)])
+    composition, lighting = studio.dimensions[:2]
+    assert composition.confidence < 0.6 * scene.dimensions[0].confidence
+    # "Needs work" asks for 0.4.
+    assert lighting.confidence < 0.4 < scene.dimensions[1].confidence
+    assert f"stands on plain {tone}" in lighting.evidence[0]
+    assert "because the ground is plain" in " ".join(composition.evidence)
+    assert "plain" not in " ".join((*scene.dimensions[0].evidence, *scene.dimensions[1].evidence))
+
+
 @given(
     arrays.arrays(
         np.uint8,

@@ -107,7 +107,8 @@ class ServiceSettings(CommonSettings):
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """The port of Prometheus metrics on the same host; 0 serves none."""
     max_bytes_in_flight: ByteSize = ByteSize(256 * 1024 * 1024)
-    """The greatest size of the requests answered at once, in bytes; what does not fit beside the others is refused."""
+    """The greatest size of the requests answered at once, in bytes; what does not fit beside the others is refused. The
+    gateway's batches have as much room of their own, and wait for it."""
     max_connection_age_s: float = Field(default=60.0, gt=0)
     """Seconds after which a client's connection is renewed, so that new replicas get traffic."""
     drain_s: float = Field(default=30.0, ge=0)

@@ -66,6 +66,8 @@ FOREIGN: Final = (
     (0, b"PK\x03\x04", "a ZIP archive"),
     (0, b"<", "a text document (HTML, XML or SVG)"),
 )
+_PNG: Final = b"\x89PNG\r\n\x1a\n"
+_PNG_END: Final = b"\0\0\0\0IEND\xaeB`\x82"
 SIGNATURES: Final = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 
 
@@ -135,13 +137,19 @@ def decode(content: bytes, *, short_side: int | None = None, limits: ImageLimits
 
 
 def upright_size(content: bytes, *, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int, int]:
-    """Returns width and height of the upright photograph in pixels, from its header alone.
+    """Returns width and height of the upright photograph in pixels, without decoding it.
 
     Raises:
         InvalidImage: as `decode`, for what the header shows.
     """
     image = _open(content, limits)
     width, height = image.size
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return width, height  # upright already, alone of all formats
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        # What it says of itself may stand behind the pixels.
+        with contextlib.suppress(InvalidImage):
+            image = _open(_without_pixels(content), limits)
     return (height, width) if pixels.orientation_of(image) >= pixels.FIRST_ON_ITS_SIDE else (width, height)
 
 
@@ -200,6 +208,21 @@ def _open(content: bytes, limits: ImageLimits) -> Image.Image:
             reason="IMAGE_TOO_LARGE",
         )
     return image
+
+
+def _without_pixels(content: bytes) -> bytes:
+    """Returns a PNG file less its pixels and any damage behind them: Pillow reads it to its end without decoding."""
+    kept = [_PNG]
+    place = len(_PNG)
+    while place < len(content):
+        end = place + 12 + int.from_bytes(content[place : place + 4], "big")
+        kind = content[place + 4 : place + 8]
+        if end > len(content) or kind == _PNG_END[4:8]:
+            break
+        if kind != b"IDAT":
+            kept.append(content[place:end])
+        place = end
+    return b"".join((*kept, _PNG_END))
 
 
 def _unopened(content: bytes) -> InvalidImage:

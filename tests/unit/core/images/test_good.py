@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from services.core import images
 from services.core.errors import InvalidImage
@@ -36,6 +36,32 @@ def test_turns_a_photograph_upright(orientation: int, fmt: str) -> None:
         exif[0x0112] = orientation
         content = saved(stored, fmt, exif=exif)
     assert mean_difference(images.decode(content), upright) < 4
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_names_the_upright_size(orientation: int, fmt: str) -> None:
+    exif = gradient().getexif()
+    exif[0x0112] = orientation
+    content = saved(gradient(), fmt, exif=exif)
+    assert images.upright_size(content) == images.decode(content).size
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_names_the_size_of_a_png_without_decoding_it(behind: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = gradient().getexif()
+    exif[0x0112] = 6
+    content = saved(gradient(), "PNG", exif=exif)
+    if behind:
+        # As exiftool writes it: after the pixels.
+        start = content.index(b"eXIf") - 4
+        end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+        content = content[:start] + content[end:-12] + content[start:end] + content[-12:]
+    assert images.decode(content).size == images.decode(content[:-12]).size == (48, 64)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda image: pytest.fail("it was decoded"))
+    assert images.upright_size(content) == (48, 64)
+    assert images.upright_size(content[:-12]) == (48, 64), "its end is missing, which decoding forgives"
+    assert images.upright_size(saved(gradient(), "PNG")) == (64, 48)
 
 
 def test_lays_transparency_over_white() -> None:

@@ -14,10 +14,10 @@ import contextlib
 import enum
 import itertools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -105,7 +105,7 @@ class AdapterRegistry:
         self._prove = prove
         self._entries: dict[str, Entry] = {}
         self._leaving: dict[str, Entry] = {}
-        self._unloading: set[asyncio.Task[None]] = set()
+        self._under_way: set[asyncio.Task[None]] = set()
         # One adapter is read, loaded or evicted at a time.
         self._changing = asyncio.Lock()
         self._clock = itertools.count(1)
@@ -120,11 +120,9 @@ class AdapterRegistry:
             return Voice(None)
         entry = self._entries.get(advisor)
         if entry is not None and entry.key is None and entry.state is State.READY:
-            async with self._changing:
-                # It may have left or come back while this waited.
-                entry = self._entries.get(advisor)
-                if entry is not None and entry.key is None and entry.state is State.READY:
-                    await self._take(entry, _stamp(self._folder / advisor))
+            # A caller who leaves must not leave an adapter half loaded.
+            await asyncio.shield(self._begin(self._bring_back(advisor)))
+            entry = self._entries.get(advisor)
         if entry is None:
             return Voice(None, reason=f"There is no adapter for advisor {advisor!r}.")
         if entry.key is None:
@@ -132,6 +130,13 @@ class AdapterRegistry:
             return Voice(None, reason=f"The adapter for {advisor!r} is not usable ({why}).")
         entry.used = next(self._clock)
         return Voice(entry.key, entry.name, entry.revision)
+
+    async def _bring_back(self, advisor: str) -> None:
+        async with self._changing:
+            # It may have left or come back while this waited.
+            entry = self._entries.get(advisor)
+            if entry is not None and entry.key is None and entry.state is State.READY:
+                await self._take(entry, _stamp(self._folder / advisor))
 
     async def reconcile(self) -> None:
         """Brings the engine to what the folder holds now. Raises `EngineStopped`."""
@@ -161,13 +166,14 @@ class AdapterRegistry:
                 log.exception("the adapters could not be reconciled")
 
     async def settled(self) -> None:
-        """Waits until every adapter that leaves has left."""
-        while self._unloading:
-            await asyncio.wait(set(self._unloading))
+        """Waits until every adapter that leaves has left, and every one that comes back is here."""
+        while self._under_way:
+            await asyncio.wait(set(self._under_way))
 
     async def _take(self, entry: Entry, stamp: _Stamp) -> None:
         """Reads, loads, proves and uses the content of an adapter's folder; keeps what was used where that fails."""
-        entry.state = State.LOADING if entry.key is None else State.READY
+        if entry.state is not State.READY:
+            entry.state = State.LOADING
         try:
             adapter = await asyncio.to_thread(adapter_format.read, self._folder / entry.name, self._base, self._limits)
             if entry.key is None or adapter.revision != entry.revision:
@@ -245,9 +251,14 @@ class AdapterRegistry:
             if leaving is not None and self._leaving.get(leaving.name) is leaving:
                 del self._leaving[leaving.name]
 
-        task = asyncio.create_task(unload())
-        self._unloading.add(task)
-        task.add_done_callback(self._unloading.discard)
+        self._begin(unload())
+
+    def _begin(self, change: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begins what goes on whoever waits for it, and returns it."""
+        task = asyncio.create_task(change)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return task
 
 
 def _scan(folder: Path) -> dict[str, _Stamp]:

@@ -19,6 +19,7 @@ from services.critic import adapter_format
 from services.critic.adapter_format import AdapterLimits, Base
 from services.critic.adapters import AdapterRegistry, Budget, Entry, State, Voice, _scan
 from services.critic.conversions import adapter_message
+from services.critic.lora import AdapterWeights
 from services.critic.model import VisionLanguageModel
 from services.critic.sampling import SamplingParams
 from services.critic.slots import SlotEngine
@@ -157,6 +158,34 @@ async def test_the_least_recently_used_makes_room_and_comes_back(
         assert await written(engine, tiny, await registry.voice("okeefe")) == first
         await registry.settled()
         assert engine.stats().adapters == 2
+
+
+async def test_an_adapter_comes_back_for_all_who_ask_for_it_whoever_leaves(
+    tiny: VisionLanguageModel, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, name in enumerate(("ansel", "okeefe")):
+        random_adapter(tmp_path / name, base, seed=seed)
+    budget = Budget(max_bytes=10_000_000, max_loaded=1)
+    async with following(tiny, base, tmp_path, budget) as (engine, registry):
+        load, loaded, go_on = engine.load_adapter, asyncio.Event(), asyncio.Event()
+
+        async def slow(key: str, weights: AdapterWeights) -> None:
+            await load(key, weights)
+            loaded.set()
+            await go_on.wait()
+
+        monkeypatch.setattr(engine, "load_adapter", slow)
+        leaving = asyncio.create_task(registry.voice("ansel"))
+        await loaded.wait()
+        staying = asyncio.create_task(registry.voice("ansel"))
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        assert leaving.cancelled()
+        go_on.set()
+        assert (await staying).key is not None
+        assert await registry.voice("ansel") == await staying
+        await registry.settled()
+        assert engine.stats().adapters == 1
 
 
 async def test_an_adapter_over_the_budget_is_refused(tiny: VisionLanguageModel, base: Base, tmp_path: Path) -> None:

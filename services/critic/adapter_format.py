@@ -47,6 +47,8 @@ _NEUTRAL: Final = frozenset({
 })  # fmt: skip
 # Ways of starting the training that leave the base model as it is.
 _PLAIN_STARTS: Final = (True, False, None, "gaussian", "orthogonal")
+# What strange values in the files make Python run into, where no check has foreseen them.
+_STUMBLES: Final = (ArithmeticError, LookupError, RecursionError, TypeError, ValueError)
 _MODULES: Final = {name.rsplit(".", 1)[1]: name for names in GROUPS.values() for name in names}
 
 
@@ -106,6 +108,15 @@ def read(folder: Path, base: Base, limits: AdapterLimits) -> Adapter:
 
     Raises `AdapterRefused` with the reason, and OSError when a file cannot be read.
     """
+    try:
+        return _read(folder, base, limits)
+    except AdapterRefused:
+        raise
+    except _STUMBLES as error:
+        raise AdapterRefused(f"it cannot be read: {str(error)[:200] or type(error).__name__}") from error
+
+
+def _read(folder: Path, base: Base, limits: AdapterLimits) -> Adapter:
     check_name(folder.name)
     config = _config(folder)
     rank, scaling = _check_config(config, limits)

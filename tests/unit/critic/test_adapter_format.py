@@ -158,6 +158,18 @@ def test_a_header_that_lies_about_sizes_is_refused(good: Path, base: Base) -> No
     assert "describes" in refusal(good, base)
 
 
+@pytest.mark.parametrize("changes", [{"lora_alpha": 10**400}, {"layers_to_transform": [[0]]}])
+def test_a_configuration_of_strange_values_is_refused(good: Path, base: Base, changes: dict[str, object]) -> None:
+    reconfigure(good, **changes)
+    assert "cannot be read: " in refusal(good, base)
+
+
+def test_a_header_nested_without_end_is_refused(good: Path, base: Base) -> None:
+    header = b"[" * 100_000
+    (good / "adapter_model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    assert "cannot be read: " in refusal(good, base)
+
+
 def test_weights_over_the_budget_are_refused(good: Path, base: Base) -> None:
     assert "more than the limit of 1,000" in refusal(good, base, AdapterLimits(max_bytes=1_000))
 

@@ -111,6 +111,16 @@ async def test_a_bad_revision_leaves_the_good_one_in_use(tiny: VisionLanguageMod
         assert counts == {State.LOADING: 0, State.READY: 1, State.REFUSED: 1, State.DRAINING: 0}
 
 
+async def test_a_strange_adapter_keeps_no_other_from_being_served(
+    tiny: VisionLanguageModel, base: Base, tmp_path: Path
+) -> None:
+    random_adapter(tmp_path / "ansel", base, seed=1, lora_alpha=10**400)
+    random_adapter(tmp_path / "okeefe", base, seed=2)
+    async with following(tiny, base, tmp_path) as (_, registry):
+        assert [entry.state for entry in registry.entries()] == [State.REFUSED, State.READY]
+        assert "not usable (it cannot be read: " in (await registry.voice("ansel")).reason
+
+
 async def test_an_adapter_that_leaves_is_unloaded(tiny: VisionLanguageModel, base: Base, tmp_path: Path) -> None:
     random_adapter(tmp_path / "ansel", base, seed=1)
     async with following(tiny, base, tmp_path) as (engine, registry):

@@ -144,6 +144,9 @@ class AdapterRegistry:
         async with self._changing:
             for name in self._entries.keys() - present.keys():
                 self._leave(name)
+                # It may have left room for what was refused for want of it.
+                for entry in self._entries.values():
+                    entry.stamp = () if entry.reason else entry.stamp
             for name, stamp in sorted(present.items()):
                 entry = self._entries.setdefault(name, Entry(name))
                 if entry.stamp != stamp:

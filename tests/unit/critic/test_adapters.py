@@ -170,6 +170,19 @@ async def test_the_least_recently_used_makes_room_and_comes_back(
         assert engine.stats().adapters == 2
 
 
+async def test_what_pinned_adapters_left_no_room_for_is_served_when_one_of_them_leaves(
+    tiny: VisionLanguageModel, base: Base, tmp_path: Path
+) -> None:
+    for seed, name in enumerate(("ansel", "okeefe")):
+        random_adapter(tmp_path / name, base, seed=seed)
+    budget = Budget(max_bytes=10_000_000, max_loaded=1, pinned=frozenset({"ansel"}))
+    async with following(tiny, base, tmp_path, budget) as (_, registry):
+        assert "taken by pinned ones" in (await registry.voice("okeefe")).reason
+        shutil.rmtree(tmp_path / "ansel")
+        await registry.reconcile()
+        assert (await registry.voice("okeefe")).key is not None
+
+
 async def test_an_adapter_comes_back_for_all_who_ask_for_it_whoever_leaves(
     tiny: VisionLanguageModel, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -223,7 +223,7 @@ class SlotEngine:
             action()
         except Exception as error:
             if out_of_memory(error):
-                self._writer.give_memory_back()
+                self._writer.give_memory_back(error)
                 error = DeviceMemory("The critic's device has too little memory for another adapter.")
             future.set_exception(error)
         else:

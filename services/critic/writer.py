@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import logging
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -135,7 +136,7 @@ class Writer:
             raise error
         short = out_of_memory(error)
         if short:
-            self.give_memory_back()
+            self.give_memory_back(error)
         if len(group) > 1:
             middle = len(group) // 2
             self.read(group[:middle])
@@ -175,7 +176,7 @@ class Writer:
                 latest = max(range(len(rows)), key=lambda index: rows[index].submitted)
                 self.fail(rows[latest], DeviceMemory(_NO_MEMORY))
                 self._release(latest)
-                self.give_memory_back()
+                self.give_memory_back(error)
                 continue
             for row in rows:
                 row.length += 1
@@ -257,8 +258,10 @@ class Writer:
             self.rows[target] = self.rows[source]
         self.rows.pop()
 
-    def give_memory_back(self) -> None:
-        """Frees what can be computed again."""
+    def give_memory_back(self, error: BaseException) -> None:
+        """Frees what can be computed again, and what was being computed when the memory ran out."""
+        # An error holds the frames that it came through, and they hold half a pass of the network.
+        traceback.clear_frames(error.__traceback__)
         self.vision.clear()
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()

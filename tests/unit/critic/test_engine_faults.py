@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -124,6 +125,37 @@ async def test_memory_that_runs_out_in_a_prompt_costs_only_those_that_do_not_fit
         again = await events_of(engine.submit(prompt, SamplingParams(8)))
         assert list(last(again).tokens) == solo.generate(tiny, prompt, 8)
         assert engine.stats().rows == 0
+
+
+async def test_what_did_not_fit_holds_no_memory_while_it_is_tried_again_in_parts(
+    tiny: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tiny, EngineOptions(slots=4, max_tokens=512)) as engine:
+        prefill, give_back = engine._writer.decoder.prefill, engine._writer.give_memory_back
+        attempts: list[weakref.ref[torch.Tensor]] = []
+        held: list[bool] = []
+
+        def look() -> None:
+            held.extend(attempt() is not None for attempt in attempts)
+
+        def short(prompts: list[Any], *rest: Any) -> torch.Tensor:
+            look()
+            activations = torch.zeros(1)
+            attempts.append(weakref.ref(activations))
+            if len(attempts) < 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return prefill(prompts, *rest)
+
+        def given_back(error: BaseException) -> None:
+            give_back(error)
+            look()
+
+        monkeypatch.setattr(engine._writer.decoder, "prefill", short)
+        monkeypatch.setattr(engine._writer, "give_memory_back", given_back)
+        streams = [engine.submit(solo.prompt_of(tiny, 0, 0), SamplingParams(2)) for _ in range(4)]
+        await asyncio.gather(*map(events_of, streams), return_exceptions=True)
+    assert held
+    assert not any(held)
 
 
 async def test_a_row_that_is_not_finite_fails_alone_and_leaves_nothing_in_its_slot(

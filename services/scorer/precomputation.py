@@ -96,7 +96,7 @@ def precompute(
         release = _publish(writer, scorer, advisor, findings.skipped, origin)
         mended = replaced(writer, remains, folder.id, origin) if remains else ()
         writer.collect(keep)
-        work.clear()
+        work.forget(findings.scores)
     return Outcome(release, advisor, findings.computed, tuple(findings.skipped), left_behind, tuple(mended))
 
 

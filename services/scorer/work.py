@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from services.core.errors import ConfigurationError
@@ -36,11 +36,9 @@ class Work:
         Raises:
             ConfigurationError: the file cannot be written.
         """
-        # The leading newline ends whatever a kill left unfinished.
-        lines = "".join(f"\n{json.dumps({'id': one, **scores_to_json(scores)})}" for one, scores in scored.items())
         try:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(lines)
+                file.write(_lines(scored))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -49,6 +47,19 @@ class Work:
             ) from error
         self._finished.update(scored)
 
-    def clear(self) -> None:
-        """Removes the file, once a release holds what it says."""
-        self._path.unlink(missing_ok=True)
+    def forget(self, photograph_ids: Iterable[str]) -> None:
+        """Removes what a release holds now; where a full disk forbids it, it stays and does no harm."""
+        for one in photograph_ids:
+            self._finished.pop(one, None)
+        if not self._finished:
+            self._path.unlink(missing_ok=True)
+            return
+        shorter = self._path.with_suffix(".new")
+        with contextlib.suppress(OSError):
+            shorter.write_text(_lines(self._finished), encoding="utf-8")
+            shorter.replace(self._path)
+
+
+def _lines(scored: Mapping[str, Scores]) -> str:
+    # The leading newline ends whatever a kill left unfinished.
+    return "".join(f"\n{json.dumps({'id': one, **scores_to_json(scores)})}" for one, scores in scored.items())

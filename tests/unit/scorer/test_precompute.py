@@ -97,6 +97,18 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert list(store.work.iterdir()) == []
 
 
+def test_a_run_for_another_advisor_keeps_what_an_interrupted_one_has_finished(tmp_path: Path) -> None:
+    store = ReleaseStore(tmp_path / "s")
+    folder = advisor_folder(tmp_path / "ansel", range(20))
+    killed, rest = CountingScorer(dies_after=2), CountingScorer()
+    with pytest.raises(KeyboardInterrupt):
+        _run(store, folder, killed)
+    _run(store, advisor_folder(tmp_path / "okeefe", range(30, 32)), CountingScorer(), "okeefe")
+    _run(store, folder, rest)
+    assert killed.measured + rest.measured == 20
+    assert list(store.work.iterdir()) == []
+
+
 def test_files_that_cannot_be_used_are_named_with_a_reason(tmp_path: Path) -> None:
     folder = advisor_folder(tmp_path / "ansel", range(3))
     references = folder / "references"

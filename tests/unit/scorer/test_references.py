@@ -54,5 +54,8 @@ def test_work_survives_a_kill_in_the_middle_of_a_line(tmp_path: Path) -> None:
     again.put({"b" * 64: making.scores(default=4.0)})
     assert Work(tmp_path, "signal@1").get("b" * 64) is not None
     assert Work(tmp_path, "signal@2").get("a" * 64) is None
-    again.clear()
+    again.forget(["a" * 64])
+    assert Work(tmp_path, "signal@1").get("a" * 64) is None
+    assert Work(tmp_path, "signal@1").get("b" * 64) is not None
+    again.forget(["b" * 64])
     assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Awaitable
@@ -193,8 +194,21 @@ class Backend:
             answer = await call
         except grpc.aio.AioRpcError as error:
             raise self._failure(error, timeout) from error
+        except asyncio.CancelledError as error:
+            raise self._cancelled(error) from None
         self._reached(True)
         return answer
+
+    def _cancelled(self, error: asyncio.CancelledError) -> BaseException:
+        """Returns what a cancelled call becomes: the error itself where its caller leaves, and a failure where the
+        channel was closed under it."""
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            return error
+        return BackendUnavailable(
+            f"The connection to the {self.name} was renewed before it had answered; try again in a moment.",
+            metadata={"backend": self.name},
+        )
 
     def _failure(self, error: grpc.aio.AioRpcError, timeout: float) -> MondrianError:
         """Returns what a failed call becomes: the service's own status where it sent a reason, else one in words."""

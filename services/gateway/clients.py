@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 
 import grpc.aio
@@ -79,6 +80,8 @@ class CriticClient(Backend):
             self._reached(True)
         except grpc.aio.AioRpcError as error:
             raise self._failure(error, timeout) from error
+        except asyncio.CancelledError as error:
+            raise self._cancelled(error) from None
         finally:
             call.cancel()
 

@@ -17,9 +17,12 @@ from mondrian.embedder.v1 import embedder_pb2
 from mondrian.scorer.v1 import scorer_pb2, scorer_pb2_grpc
 from mondrian.types.v1 import types_pb2
 
-from services.core.errors import DeviceMemory, InvalidArgument, Overloaded
+from services.core.errors import BackendUnavailable, DeviceMemory, InvalidArgument, Overloaded
+from services.gateway.access import Access
 from services.gateway.backend import backend_options, retry_after_s, serialized, service_config, target
-from tests.fakes.backends import PHOTOGRAPH, FakeScorer
+from services.gateway.clients import CriticClient, ScorerClient
+from services.gateway.settings import GatewaySettings
+from tests.fakes.backends import PHOTOGRAPH, FakeCritic, FakeScorer
 from tests.fakes.system import served
 
 SCORER = "mondrian.scorer.v1.ScorerService"
@@ -119,3 +122,35 @@ def test_retry_after_is_read_from_the_details() -> None:
     assert retry_after_s(Overloaded("Full.", retry_after_s=0.25)) == 0.25
     assert retry_after_s(Overloaded("Full.")) is None
     assert retry_after_s(InvalidArgument("No.", field="mode")) is None
+
+
+async def test_a_call_that_outlasts_its_channel_fails_as_one_that_did_not_get_through() -> None:
+    fake, also_fake = FakeScorer(), FakeCritic()
+    access = Access(GatewaySettings(port=0))
+    fake.gate.clear()
+    also_fake.gate.clear()
+    photograph = types_pb2.Image(content=PHOTOGRAPH).SerializeToString()
+    async with served(fake) as server, served(also_fake) as other:
+        scorer, critic = ScorerClient(server.address, 2.0, access), CriticClient(other.address, 2.0, access)
+
+        async def streamed() -> None:
+            async for _ in critic.stream(critic_pb2.CritiqueRequest(), photograph, SOON, ()):
+                pass
+
+        calls = [
+            asyncio.create_task(scorer.score(scorer_pb2.ScoreRequest(), photograph, SOON, ())),
+            asyncio.create_task(streamed()),
+        ]
+        await asyncio.gather(fake.entered.wait(), also_fake.entered.wait())
+        await asyncio.gather(scorer.renew(0), critic.renew(0))
+        for call in calls:
+            with pytest.raises(BackendUnavailable):
+                await call
+        # The caller's own leaving stays what it is.
+        fake.entered.clear()
+        leaving = asyncio.create_task(scorer.score(scorer_pb2.ScoreRequest(), photograph, SOON, ()))
+        await fake.entered.wait()
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        await asyncio.gather(scorer.close(), critic.close())

@@ -17,6 +17,7 @@ class ByteBudget:
         self._limit = limit
         self._held = 0
         self._freed = asyncio.Event()
+        self._line = asyncio.Lock()
 
     @property
     def held(self) -> int:
@@ -44,11 +45,13 @@ class ByteBudget:
             self.release(size)
 
     async def acquire(self, size: int) -> None:
-        """Counts `size` bytes from when there is room for them until `release`."""
-        while self._full(size):
-            self._freed.clear()
-            await self._freed.wait()
-        self._held += size
+        """Counts `size` bytes from when there is room for them until `release`; first come, first served."""
+        # In line: small ones that go on coming would keep a large one out for ever.
+        async with self._line:
+            while self._full(size):
+                self._freed.clear()
+                await self._freed.wait()
+            self._held += size
 
     def release(self, size: int) -> None:
         """Counts `size` bytes no more."""

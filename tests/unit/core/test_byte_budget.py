@@ -44,9 +44,23 @@ async def test_who_waits_is_let_in_as_soon_as_there_is_room() -> None:
     await budget.acquire(8)
     waiting = [asyncio.create_task(budget.acquire(size)) for size in (5, 4, 1)]
     await asyncio.sleep(0)
-    assert [task.done() for task in waiting] == [False, False, True]
+    assert not any(task.done() for task in waiting)
     budget.release(8)
     await asyncio.gather(*waiting)
+    assert budget.held == 10
+
+
+async def test_small_ones_that_come_later_do_not_keep_a_large_one_out() -> None:
+    budget = ByteBudget(10)
+    await budget.acquire(2)
+    large, leaving, small = (asyncio.create_task(budget.acquire(size)) for size in (9, 2, 1))
+    await asyncio.sleep(0)
+    budget.release(2)
+    await large
+    assert (leaving.done(), small.done()) == (False, False)
+    # Who leaves the line does not hold it up.
+    leaving.cancel()
+    await small
     assert budget.held == 10
 
 

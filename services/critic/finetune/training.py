@@ -14,14 +14,14 @@ from typing import Any, Final
 
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from services.critic.finetune.examples import Example, Examples, batch
 from services.critic.lora import TARGETS
 from services.critic.model import VisionLanguageModel
 
 STATE_FILE: Final = "state.safetensors"
-PROGRESS_FILE: Final = "progress.json"
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,8 @@ class Training:
         self._learning = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
         self._optimizer = torch.optim.AdamW(self._learning.values(), lr=recipe.learning_rate, weight_decay=0.0)
         self.step = 0
+        # As it was between two steps: what interrupts one comes when it has drawn some numbers already.
+        self._generator = torch.get_rng_state()
 
     @property
     def steps(self) -> int:
@@ -107,6 +109,7 @@ class Training:
             while self.step < self.steps:
                 self._do_step()
                 self.step += 1
+                self._generator = torch.get_rng_state()
                 advance()
                 if self.step % self._recipe.save_every == 0:
                     self.save()
@@ -150,26 +153,25 @@ class Training:
         for name, parameter in self._learning.items():
             for key, moment in self._optimizer.state.get(parameter, {}).items():
                 tensors[f"{key}.{name}"] = torch.as_tensor(moment)
-        tensors["generator"] = torch.get_rng_state()
+        tensors["generator"] = self._generator
         written = self._folder / f".{STATE_FILE}.{self.step}"
         save_file(
             {name: tensor.contiguous().cpu() for name, tensor in tensors.items()},
             written,
-            {"identity": self._identity, "step": str(self.step)},
+            {"identity": self._identity},
         )
         os.replace(written, self._folder / STATE_FILE)
-        (self._folder / PROGRESS_FILE).write_text(json.dumps({"identity": self._identity, "step": self.step}))
 
     def resume(self) -> bool:
         """Goes on from a saved state of the same training, and returns whether there was one."""
         try:
-            progress = json.loads((self._folder / PROGRESS_FILE).read_text())
-            if progress["identity"] != self._identity:
-                return False
-            tensors = load_file(self._folder / STATE_FILE)
-            step = int(tensors[f"step.{next(iter(self._learning))}"]) if progress["step"] else 0
-        except (OSError, ValueError, KeyError):
+            with safe_open(self._folder / STATE_FILE, framework="pt") as file:
+                if (file.metadata() or {}).get("identity") != self._identity:
+                    return False
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError):
             return False
+        step = int(tensors.get(f"step.{next(iter(self._learning))}", 0))
         with torch.no_grad():
             for name, parameter in self._learning.items():
                 parameter.copy_(tensors[f"parameter.{name}"])
@@ -179,6 +181,7 @@ class Training:
                         "exp_avg": tensors[f"exp_avg.{name}"].to(parameter.device),
                         "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter.device),
                     }
-        torch.set_rng_state(tensors["generator"])
+        self._generator = tensors["generator"]
+        torch.set_rng_state(self._generator)
         self.step = step
         return True

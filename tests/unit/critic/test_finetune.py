@@ -75,6 +75,7 @@ def test_an_interrupted_training_ends_as_one_that_was_not(
 
     def interrupted(self: training.Training) -> None:
         if self.step == 5:
+            torch.rand(1)  # as in the middle of a step
             raise KeyboardInterrupt
         do_step(self)
 
@@ -93,6 +94,18 @@ def test_an_interrupted_training_ends_as_one_that_was_not(
     assert began[0] == 5
     name = "adapter_model.safetensors"
     assert (tmp_path / "parts" / "ansel" / name).read_bytes() == (tmp_path / "whole" / "ansel" / name).read_bytes()
+
+
+def test_a_damaged_state_begins_anew(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: training.Training) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Training, "_do_step", interrupted)
+        assert command.main(words(data, tmp_path / "adapters")) == 130
+    (state,) = (tmp_path / "adapters" / ".finetune-ansel").iterdir()
+    state.write_bytes(state.read_bytes()[:-1])
+    assert command.main(words(data, tmp_path / "adapters")) == 0
 
 
 def test_another_recipe_begins_anew(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

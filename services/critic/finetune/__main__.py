@@ -96,7 +96,10 @@ def finetune(arguments: argparse.Namespace) -> int:
         "examples": {"taught": len(examples.taught), "held_out": len(examples.held_out)},
         "recipe": dataclasses.asdict(recipe),
     }
-    adapter = publish(training.network, folder, base, limits, evaluation)
+    try:
+        adapter = publish(training.network, folder, base, limits, evaluation)
+    except AdapterRefused as error:
+        raise ConfigurationError(f"The adapter cannot be published: {error}. {work} keeps the training.") from error
     discard(work)
     print(f"published {folder} as revision {adapter.revision}; replicas take it at their next look")
     return 0
@@ -108,6 +111,8 @@ def _recipe(arguments: argparse.Namespace, limits: AdapterLimits) -> Recipe:
     for name in ("rank", "alpha", "epochs", "batch_size", "rows", "save_every", "learning_rate"):
         if not values[name] > 0:
             raise ConfigurationError(f"--{name.replace('_', '-')} is {values[name]}; it must be above 0.")
+    if not 0 <= values["dropout"] < 1:
+        raise ConfigurationError(f"--dropout is {values['dropout']}; it must be 0 or more, and below 1.")
     if values["rank"] > limits.max_rank:
         raise ConfigurationError(f"--rank is {values['rank']}, and the critic takes at most {limits.max_rank}.")
     strange = sorted(set(arguments.targets) - TARGETS)

@@ -49,7 +49,8 @@ def read_examples(path: Path, model: VisionLanguageModel, *, held_out: float, ma
     one of the two sides stays empty.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not by splitlines: JSON lets other separators of lines stand within its strings.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeError) as error:
         raise ConfigurationError(f"The data {path} cannot be read: {error}.") from error
     sides: tuple[list[Example], list[Example]] = ([], [])

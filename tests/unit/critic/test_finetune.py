@@ -140,6 +140,15 @@ def test_an_adapter_worse_than_the_one_in_use_is_not_published(
     assert {path.name: path.read_bytes() for path in (adapters / "ansel").iterdir()} == before
 
 
+def test_an_adapter_that_replicas_would_refuse_is_not_published(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MONDRIAN_CRITIC_ADAPTERS_MAX_BYTES", "1000")
+    assert command.main(words(data, tmp_path / "adapters")) == 2
+    assert "cannot be published: its weights take" in capsys.readouterr().err
+    assert not (tmp_path / "adapters" / "ansel").exists()
+
+
 def test_an_adapter_that_does_not_fit_any_more_is_replaced(data: Path, tmp_path: Path) -> None:
     model = load_model(CriticSettings.load())
     base = adapter_format.base_of(model.network, name=model.name, fingerprint=model.fingerprint)
@@ -165,6 +174,15 @@ def test_lines_that_cannot_be_used_are_skipped_with_a_reason(data: Path, tmp_pat
     assert not taught & {example.prompt.image.key for example in examples.held_out}
 
 
+def test_a_line_ends_where_its_object_does(data: Path) -> None:
+    """Text that was pasted holds separators of its own, which JSON lets stand as they are; Windows marks the file."""
+    content = data.read_text().replace(CRITIQUE, "Calm light;\u2028wait\u0085for the cloud.")
+    data.write_text(f"\ufeff{content}", encoding="utf-8")
+    examples = read_examples(data, load_model(CriticSettings.load()), held_out=0.25, max_tokens=500)
+    assert len(examples.taught) + len(examples.held_out) == 24
+    assert not examples.skipped
+
+
 def test_only_critiques_are_learnt(data: Path) -> None:
     model = load_model(CriticSettings.load())
     examples = read_examples(data, model, held_out=0.25, max_tokens=500)
@@ -184,6 +202,7 @@ def test_only_critiques_are_learnt(data: Path) -> None:
         ({"rank": 1_000}, "at most 64"),
         ({"data": "nowhere.jsonl"}, "cannot be read"),
         ({"held-out": 0}, "0 to hold out"),
+        ({"dropout": 1.5}, "--dropout is 1.5"),
     ],
 )
 def test_what_cannot_begin_is_one_sentence(

@@ -51,16 +51,22 @@ def everything(release: Release, encoder: Encoder) -> Kept:
 
 def intact(remains: Remains, encoder: Encoder, work: Work) -> Kept:
     """Returns the advisors that are intact, each from the best release that has it, and puts all intact photographs of
-    the encoder's space into the work."""
+    the encoder's space into the work.
+
+    Raises:
+        ConfigurationError: the work cannot be written.
+    """
     kept = Kept()
     for release in remains.releases:
         path = release.path / FILE_NAME
         if release.manifest.space_id != encoder.space_id or not path.is_file():
             continue
-        with contextlib.suppress(NoRelease, ConfigurationError, sqlite3.Error), contextlib.ExitStack() as stack:
-            # Not of the manifest's files alone: in this one, what is intact is told row by row.
-            catalogue = Catalogue(path, encoder.dimensions, sealed=FILE_NAME not in release.manifest.files)
-            stack.callback(catalogue.close)
+        # Not of the manifest's files alone: in this one, what is intact is told row by row.
+        sealed = FILE_NAME not in release.manifest.files
+        catalogue = _readable(functools.partial(Catalogue, path, encoder.dimensions, sealed=sealed))
+        if catalogue is None:
+            continue
+        with contextlib.closing(catalogue):
             sound: set[str] = set()
             for photographs in _batches(_photographs(catalogue)):
                 work.put(photographs)

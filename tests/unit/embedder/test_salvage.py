@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.core.errors import NoRelease, ReleaseDamaged
+from services.core.errors import ConfigurationError, NoRelease, ReleaseDamaged
 from services.core.images import sha256
 from services.core.releases import Release, collect
 from services.embedder.catalogue import Catalogue
 from services.embedder.precomputation import sentences
+from services.embedder.work import Work
 from tests.fakes.encoder import FakeEncoder
 from tests.unit.embedder.pictures import photograph
 from tests.unit.embedder.test_precompute import Shelf
@@ -69,6 +70,21 @@ def test_a_damaged_graph_costs_no_inference(shelf: Shelf) -> None:
     assert aside.is_dir()
     assert [info.id for info in shelf.store.releases()] == [outcome.release.id]
     assert shelf.run("ansel", index="hnsw").mended == ()
+
+
+def test_a_disk_that_is_full_for_a_moment_costs_no_advisor(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    flip(current(shelf) / "okeefe.hnsw", 200)
+    before = shelf.store.current_id()
+
+    def full(work: Work, photographs: object) -> None:
+        monkeypatch.undo()
+        raise ConfigurationError("The disk is full; free some space and run the same command again.")
+
+    monkeypatch.setattr(Work, "put", full)
+    with pytest.raises(ConfigurationError, match="disk is full"):
+        shelf.run("ansel", index="hnsw")
+    assert shelf.store.current_id() == before
+    assert shelf.run("ansel", index="hnsw").release.manifest.counts == {"ansel": 6, "okeefe": 5}
 
 
 def test_one_damaged_embedding_costs_one_inference_and_the_advisor_that_had_it(shelf: Shelf) -> None:

@@ -91,7 +91,9 @@ class IndexRecord:
                 return record
         except TypeError:
             pass
-        raise ConfigurationError("The release describes an index in a way that this version does not read.")
+        raise ConfigurationError(
+            "The release describes an index in a way that this version does not read; pre-compute an advisor again."
+        )
 
 
 def build_index(vectors: npt.NDArray[Any], path: Path, *, threads: int = 1, asked: Asked = "auto") -> IndexRecord:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from services.core.advisors import AdvisorFolder
+from services.core.errors import ConfigurationError
 from services.core.releases import Release, Writer
 from services.core.settings import available_cpus
 from services.embedder.catalogue import FILE_NAME, Catalogue
@@ -38,16 +39,17 @@ def publish(
 ) -> tuple[Release, IndexRecord]:
     """Publishes the advisor as it was found beside the other advisors that are kept.
 
-    Returns the release and how the advisor is searched. An index is built anew only where its vectors have changed, or
-    another one is asked for.
+    Returns the release and how the advisor is searched. An index is built anew only where its vectors have changed,
+    another one is asked for, or another version described it.
     """
     own = _advisor(folder), [findings.entries[one] for one in sorted(findings.entries)]
     advisors = {**kept.advisors, folder.id: own}
     records: dict[str, IndexRecord] = {}
     skipped = {**kept.skipped, folder.id: [vars(one) for one in findings.skipped]}
-    if kept.release is not None:
-        described = kept.release.manifest.extra.get("indexes", {})
-        records = {advisor: IndexRecord.from_json(described.get(advisor, {})) for advisor in kept.advisors}
+    described = kept.release.manifest.extra.get("indexes", {}) if kept.release else {}
+    for advisor_id in kept.advisors:
+        with contextlib.suppress(ConfigurationError):
+            records[advisor_id] = IndexRecord.from_json(described.get(advisor_id, {}))
     with writer.stage() as staged:
         _write_catalogue(staged / FILE_NAME, advisors, source)
         for advisor_id, (_, entries) in advisors.items():

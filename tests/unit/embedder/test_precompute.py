@@ -17,7 +17,7 @@ from services.core.images import ImageLimits, sha256
 from services.core.progress import progress
 from services.core.releases import ReleaseStore, writing
 from services.embedder import precompute as command
-from services.embedder.indexing import Asked
+from services.embedder.indexing import Asked, IndexRecord
 from services.embedder.precomputation import Outcome, precompute, sentences
 from services.embedder.references import References, load_references
 from tests.fakes.encoder import FakeEncoder
@@ -278,6 +278,17 @@ def test_two_runs_at_once_are_refused(shelf: Shelf) -> None:
     shelf.folder("ansel", range(2))
     with writing(shelf.store), pytest.raises(WriterBusy, match="Another precompute"):
         shelf.run("ansel")
+
+
+def test_an_index_that_another_version_described_is_built_anew(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    for advisor in ("ansel", "okeefe"):
+        shelf.folder(advisor, range(6))
+    with monkeypatch.context() as patch:
+        patch.setattr(IndexRecord, "to_json", lambda record: {**vars(record), "of_another_version": 1})
+        shelf.run("ansel", index="hnsw").release.close()
+    outcome = shelf.run("okeefe", index="hnsw")
+    assert (outcome.computed, outcome.release.manifest.counts) == (0, {"ansel": 6, "okeefe": 6})
+    assert len(shelf.references().nearest(shelf.embedding(photograph(0)), 3, advisor="ansel")) == 3
 
 
 def test_older_releases_are_collected(shelf: Shelf) -> None:

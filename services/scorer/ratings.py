@@ -61,7 +61,7 @@ def read(path: Path) -> Ratings:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             columns = tuple(reader.fieldnames or ())
-            rows = list(reader)
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigurationError(f"The ratings {path} cannot be read ({error}).") from error
     rated = [name for name in NAMES if name in columns]
@@ -73,7 +73,7 @@ def read(path: Path) -> Ratings:
         raise ConfigurationError(f"{path} has no line below its first.")
     given: dict[str, list[Floats]] = defaultdict(list)
     groups: dict[str, str] = {}
-    for number, row in enumerate(rows, start=2):
+    for number, row in rows:
         name = (row["file"] or "").strip()
         if not name:
             raise ConfigurationError(f"Line {number} of {path} names no file.")

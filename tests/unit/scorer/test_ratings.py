@@ -42,6 +42,7 @@ def test_several_lines_of_a_file_are_averaged_and_empty_cells_are_no_rating(tmp_
         ("file,lighting\na.jpg,good\n", "Line 2 .*'good' in column lighting is no number"),
         ("file,lighting\na.jpg,1\nb.jpg,nan\n", "Line 3 .*'nan' in column lighting is no number"),
         ("file,lighting\n,1\n", "Line 2 .* names no file"),
+        ('file,lighting\n\n"a.jpg",1\n\nb.jpg,good\n', "Line 5 .*'good' in column lighting is no number"),
         ("file,lighting,group\na.jpg,1,x\na.jpg,1,y\n", "Line 3 .* puts a.jpg into a second group, y"),
         ("file,lighting\n\udcff\n", "cannot be read"),
     ],

@@ -46,13 +46,14 @@ def read(path: Path) -> Learned:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
+            # Before its arrays: those of another kind of file may be large, or of numbers that numpy does not have.
+            if any(metadata.get(key) != value for key, value in _bound().items()):
+                raise ConfigurationError(
+                    f"The scorer's heads {path} were fitted with other measures than this scorer's: {_ANEW}."
+                )
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ConfigurationError(f"The scorer's heads {path} cannot be read ({error}): {_ANEW}.") from error
-    if any(metadata.get(key) != value for key, value in _bound().items()):
-        raise ConfigurationError(
-            f"The scorer's heads {path} were fitted with other measures than this scorer's: {_ANEW}."
-        )
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise ConfigurationError(f"The scorer's heads {path} hold numbers that are not finite: {_ANEW}.")
     try:

@@ -14,6 +14,7 @@ from mondrian.scorer.v1 import scorer_pb2
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_tensors
 
 from services.core.errors import ConfigurationError
 from services.core.settings import MINI_DIR
@@ -216,6 +217,9 @@ def test_a_damaged_or_foreign_file_is_refused(fitted: Path, tmp_path: Path) -> N
     path = tmp_path / "heads.safetensors"
     path.write_bytes((fitted / "heads.safetensors").read_bytes()[:1000])
     with pytest.raises(ConfigurationError, match="cannot be read"):
+        learned_file.read(path)
+    save_tensors({"visual.proj": torch.zeros(3, dtype=torch.bfloat16)}, path)
+    with pytest.raises(ConfigurationError, match="other measures"):
         learned_file.read(path)
     save_file(load_file(fitted / "heads.safetensors"), path, {"format": "1", "measures": "0"})
     with pytest.raises(ConfigurationError, match="fitted with other measures"):

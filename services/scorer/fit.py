@@ -26,7 +26,6 @@ from services.scorer.clip import Backbone, fixed_picture, load_backbone
 from services.scorer.dimensions import NAMES
 from services.scorer.fitting import Sample, Verdict
 from services.scorer.learned import PROMPT_WEIGHTS, Heads, Learned, features
-from services.scorer.ratings import Ratings
 from services.scorer.scoring import measure
 from services.scorer.settings import ScorerSettings
 
@@ -57,6 +56,10 @@ def _run(options: argparse.Namespace) -> int:
         raise ConfigurationError(f"Name the file to write: --out {learned_file.FILE_NAME}, or a --clip-path.")
     if options.ratings is None and settings.clip_path is None:
         raise ConfigurationError("There is nothing to fit: give --ratings FILE.csv, a --clip-path, or both.")
+    for file in filter(None, (out, options.calibration_out)):
+        # What takes an hour must not be found to have no place at its end.
+        if not file.parent.is_dir():
+            raise ConfigurationError(f"{file.parent} is no folder to write {file.name} into; make it first.")
     said = ratings.read(options.ratings) if options.ratings else None
     if said is not None:
         fitting.check(said.values, said.groups)
@@ -86,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
         fitting.check(values, groups)
         with progress("Cross-validating", len(NAMES), quiet=options.quiet) as bar:
             heads, verdicts = fitting.fit_heads(sample, z, values, groups, asked, bar)
-        print(_report(verdicts, said, len(there)))
+        print(_report(verdicts, groups))
         for verdict in verdicts:
             if asked is not None and verdict.choice != "prompts":
                 asked.weight[NAMES.index(verdict.dimension)] = 0
@@ -130,11 +133,11 @@ def _measure(
     return sample, there, np.concatenate(grey) if grey else np.zeros((0, len(NAMES)))
 
 
-def _report(verdicts: Sequence[Verdict], said: Ratings, used: int) -> str:
-    """Returns the table of what the ratings say."""
-    groups = len(set(said.groups))
+def _report(verdicts: Sequence[Verdict], groups: Sequence[str]) -> str:
+    """Returns the table of what the ratings say of photographs in these groups."""
     lines = [
-        f"{used} photographs in {groups} groups, {ridge.FOLDS}-fold; rank correlation with the ratings [95% interval]",
+        f"{len(groups)} photographs in {len(set(groups))} groups, {ridge.FOLDS}-fold; "
+        "rank correlation with the ratings [95% interval]",
         f"{'dimension':18}{'rated':>6}  {'measures':22}{'with a head (gain)':28}{'with prompts (gain)':28}kept",
     ]
     for one in verdicts:

@@ -228,10 +228,11 @@ def test_a_damaged_or_foreign_file_is_refused(fitted: Path, tmp_path: Path) -> N
 
 def test_ratings_by_chance_leave_everything_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = _rated(tmp_path / "photos", composition=_chance)
+    (table.parent / "007.png").write_bytes(b"not a photograph")
     out = tmp_path / "heads.safetensors"
     assert main(["--ratings", str(table), "--photos", str(table.parent), "--out", str(out), "--quiet"]) == 0
     printed = capsys.readouterr().out
-    assert f"{COUNT} photographs in {COUNT} groups, 10-fold" in printed
+    assert f"{COUNT - 1} photographs in {COUNT - 1} groups, 10-fold" in printed
     assert "composition" in printed
     assert "Nothing is kept beside the measures" in printed
     assert not out.exists()
@@ -274,6 +275,9 @@ def test_what_cannot_be_fitted_is_said_in_one_sentence(tmp_path: Path, capsys: p
     out = ("--out", str(tmp_path / "heads.safetensors"))
     assert "Name the file to write" in said("--ratings", str(table))
     assert "There is nothing to fit" in said(*out)
+    for option in ("--out", "--calibration-out"):
+        nowhere = (*out, "--ratings", str(table), option, str(tmp_path / "none" / "file"))
+        assert f"{tmp_path / 'none'} is no folder" in said(*nowhere)
     assert "All ratings of composition are equal" in said("--ratings", str(table), *out)
     lines = table.read_text().splitlines()
     table.write_text("\n".join(lines[:50]))

@@ -27,6 +27,10 @@ class TextAssembler:
         """Returns the text that `token` completes; may be empty."""
         self._tokens.append(token)
         known, text = self._decoded()
+        if text == known:
+            # It says nothing, and would be decoded again with each one more.
+            self._tokens.pop()
+            return ""
         if len(text) <= len(known) or text.endswith(_UNFINISHED):
             return ""
         self._context, self._read = self._read, len(self._tokens)

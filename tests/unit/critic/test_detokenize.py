@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -46,3 +47,16 @@ def test_an_unfinished_character_comes_at_the_end() -> None:
 
 def test_special_tokens_give_no_text() -> None:
     assert "".join(pieces(TOKENIZER("<|im_start|>a<|im_end|>", add_special_tokens=False)["input_ids"])) == "a"
+
+
+def test_tokens_that_give_no_text_are_not_decoded_again_with_each_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    decode, lengths = TextAssembler._text, []
+
+    def counted(assembler: TextAssembler, tokens: list[int]) -> str:
+        lengths.append(len(tokens))
+        return decode(assembler, tokens)
+
+    monkeypatch.setattr(TextAssembler, "_text", counted)
+    letter, silent = TOKENIZER("a<|vision_start|>", add_special_tokens=False)["input_ids"]
+    assert pieces([letter, *[silent] * 100]) == ["a", *[""] * 101]
+    assert max(lengths) == 2

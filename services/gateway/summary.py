@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import re
-import textwrap
 from collections.abc import Sequence
 from typing import Final
 
@@ -29,8 +28,9 @@ _MISSING: Final = {
     CRITIQUE: "The critique is missing",
 }
 _COMMON_BEGINNINGS: Final = ("The", "There", "This", "No", "Nothing", "None", "A", "An", "All", "It", "What")
-# A sentence ends at its mark and closing quotes, before white space; not behind these.
-_ENDS: Final = re.compile(r"[.!?…]+[\"”’')\]]*(?=\s+[\"“‘'(\[]*[A-Z0-9À-Þ])|\n\s*\n|\n(?=\s*[-*•\d])")
+# A sentence ends at its mark and closing quotes, before white space and what is no small letter, where its script has
+# both; not behind these.
+_ENDS: Final = re.compile(r"[.!?…]+[\"”’')\]]*(?=\s+[\"“‘'(\[]*([^\W_]))|[。！？]+[」』”’）]*|\n\s*\n|\n(?=\s*[-*•\d])")
 _ABBREVIATIONS: Final = frozenset(
     ("e.g.", "i.e.", "cf.", "etc.", "vs.", "approx.", "fig.", "ca.", "st.", "mt.", "mr.", "mrs.", "ms.", "dr.", "prof.")
 )
@@ -53,8 +53,7 @@ def narrate(response: gateway_pb2.AnalyzeResponse, advisor: str) -> None:
         elif part == CRITIQUE and response.HasField("critique"):
             sentences = about_critique(response.critique, advisor)
             # The first sentence of the text, and who wrote it where that is not the advisor's voice.
-            first = textwrap.shorten(sentences[0], _LONGEST_IN_SUMMARY, placeholder=" …")
-            summary.extend([first, *_base_model(response.critique.authorship, advisor)])
+            summary.extend([_shortened(sentences[0]), *_base_model(response.critique.authorship, advisor)])
         else:
             continue
         response.narrations.add(part=part, sentences=sentences)
@@ -166,14 +165,27 @@ def sentences_of(text: str) -> list[str]:
     sentences: list[str] = []
     start = 0
     for end in _ENDS.finditer(text):
+        if (end[1] or "").islower():
+            continue
         words = text[start : end.end()].split()
-        if words and (words[-1].lower().lstrip("([“\"'") in _ABBREVIATIONS or re.fullmatch(r"[A-Z]\.", words[-1])):
+        last = words[-1] if words else ""
+        initial = len(last) == 2 and last[0].isupper() and last[1] == "."
+        if initial or last.lower().lstrip("([“\"'") in _ABBREVIATIONS:
             continue
         if words:
             sentences.append(" ".join(words))
         start = end.end()
-    last = " ".join(text[start:].split())
-    return [*sentences, last] if last else sentences
+    rest = " ".join(text[start:].split())
+    return [*sentences, rest] if rest else sentences
+
+
+def _shortened(sentence: str) -> str:
+    """Returns a sentence of at most 300 characters: whole words of a longer one, where its script divides them."""
+    if len(sentence) <= _LONGEST_IN_SUMMARY:
+        return sentence
+    head = sentence[: _LONGEST_IN_SUMMARY - 1]
+    words = head.rpartition(" ")[0]
+    return f"{words if len(words) > len(head) // 2 else head[:-1]} …"
 
 
 def _base_model(authorship: critic_pb2.Authorship, advisor: str) -> list[str]:

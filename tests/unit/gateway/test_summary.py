@@ -32,6 +32,8 @@ def test_every_golden_file_has_its_case() -> None:
         ("One.", ["One."]),
         ("No mark at all", ["No mark at all"]),
         ("One. Two! Three? Four…", ["One.", "Two!", "Three?", "Four…"]),
+        ("Свет мягок. Тень глубока, т. е. держит.", ["Свет мягок.", "Тень глубока, т. е. держит."]),
+        ("光は柔らかい。影は深い！「雲を待て。」", ["光は柔らかい。", "影は深い！", "「雲を待て。」"]),
         ("At f/2.8 and 1.5 s it holds. Good.", ["At f/2.8 and 1.5 s it holds.", "Good."]),
         ("See e.g. The Lake. Then go.", ["See e.g. The Lake.", "Then go."]),
         ("Ansel E. Adams waited. He did.", ["Ansel E. Adams waited.", "He did."]),
@@ -46,8 +48,8 @@ def test_a_text_falls_into_its_sentences(text: str, sentences: list[str]) -> Non
 
 
 @given(text=st.text(max_size=200))
-def test_no_word_of_a_critique_is_lost(text: str) -> None:
-    assert " ".join(sentences_of(text)).split() == text.split()
+def test_no_letter_of_a_critique_is_lost(text: str) -> None:
+    assert "".join("".join(sentences_of(text)).split()) == "".join(text.split())
 
 
 @given(mine=st.floats(0, 10, width=32), best=st.floats(0, 10, width=32))
@@ -122,6 +124,17 @@ def test_a_divided_critique_is_told_by_its_sections_and_not_as_it_was_written() 
     assert about_critique(critique, "Ansel") == told
     critique = critic_pb2.CritiqueResponse(text="A lake.\nCalm.", sections=critic_pb2.Sections(undivided=True))
     assert about_critique(critique, "Ansel") == ["A lake.", "Calm."]
+
+
+@pytest.mark.parametrize("words", ["光と影" * 200, "See " + "光と影" * 200, "word " * 200])
+def test_a_long_first_sentence_is_shortened_in_the_summary_and_not_left_out(words: str) -> None:
+    response = gateway_pb2.AnalyzeResponse()
+    response.critique.text = words
+    narrate(response, "Ansel")
+    assert 250 <= len(response.summary) <= 300
+    assert response.summary.endswith(" …")
+    assert words.startswith(response.summary.removesuffix(" …"))
+    assert "wor " not in response.summary
 
 
 def test_a_part_that_failed_without_a_word_is_named_all_the_same() -> None:

@@ -44,7 +44,7 @@ class _Bar:
         self._bar.advance(self._task, count)
 
     def say(self, sentence: str) -> None:
-        self._bar.console.print(sentence, markup=False, highlight=False)
+        self._bar.console.print(sentence, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 class _Lines:

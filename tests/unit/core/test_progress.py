@@ -28,8 +28,8 @@ def test_prints_few_lines_without_a_terminal(total: int) -> None:
 def test_prints_sentences_as_they_are() -> None:
     for stream in (io.StringIO(), Terminal()):
         with progress("Scoring", 2, stream=stream) as bar:
-            bar.say("broken[1].jpg is skipped: it is cut off.")
-        assert "broken[1].jpg is skipped: it is cut off." in stream.getvalue()
+            bar.say(f"broken[1] :camera: {'long ' * 20}.jpg is skipped: it is cut off.")
+        assert f"broken[1] :camera: {'long ' * 20}.jpg is skipped: it is cut off." in stream.getvalue()
 
 
 def test_shows_a_bar_on_a_terminal() -> None:

@@ -13,8 +13,8 @@ from typing import Final
 
 from services.critic.prompts import Form
 
-# As models write them: "Strengths:", "## Strengths", "**To try:** ...". A heading begins a line or a sentence and
-# ends with a colon; without a colon it stands alone in its line.
+# As models write them: "Strengths:", "## Strengths", "**To try:** ...", "2. Strengths". A heading begins a line or a
+# sentence and ends with a colon; without a colon it stands alone in its line.
 _NAMES: Final = {
     "overview": "overview",
     "strengths": "strengths",
@@ -22,7 +22,7 @@ _NAMES: Final = {
     "voice": "(?:in (?:my|your|the advisor's) (?:own )?)?voice",
 }
 _ANY: Final = "|".join(f"(?P<{field}>{name})" for field, name in _NAMES.items())
-_MARKS: Final = r"[ \t]*(?:\#{1,6}[ \t]*)?[*_]{0,3}"
+_MARKS: Final = r"[ \t]*(?:\#{1,6}[ \t]*)?[*_]{0,3}(?:\d{1,2}[.)][ \t]+)?[*_]{0,3}"
 _HEADING: Final = re.compile(
     rf"(?:^{_MARKS}|(?<=[.!?][ ]))(?:{_ANY})[*_]{{0,3}}(?::[*_]{{0,3}}|(?=[ \t]*$))", re.IGNORECASE | re.MULTILINE
 )

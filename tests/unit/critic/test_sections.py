@@ -47,6 +47,17 @@ Zone V sits at its heart.
 1) Come closer.
 2) Wait.
 **Voice:** Zone V sits at its heart.""",
+    "numbers": """1. Overview: A lake.
+2. **Strengths**
+- Calm light.
+- A level line.
+
+**3. To try:**
+1. Come closer.
+2. Wait.
+
+### 4) Voice
+Zone V sits at its heart.""",
     "another order": """A lake.
 Voice: Zone V sits at its heart.
 To try:

@@ -86,7 +86,8 @@ class ImageLimits:
     """The greatest width and the greatest height, in pixels."""
     max_decoded_pixels: int = 64_000_000
     """The greatest number of pixels that decoding holds in memory. A baseline JPEG read at a reduced scale counts
-    at that scale; every other file, a progressive JPEG included, counts whole."""
+    at that scale; every other file, a progressive JPEG included, counts whole, and a TIFF as its tile where that is
+    larger."""
 
 
 DEFAULT_LIMITS: Final = ImageLimits()
@@ -110,7 +111,7 @@ def decode(content: bytes, *, short_side: int | None = None, limits: ImageLimits
             too early), IMAGE_UNDECODABLE (no photograph, or a damaged one).
     """
     image = _open(content, limits)
-    held = image.width * image.height
+    held = max(image.width * image.height, _tile_pixels(image))
     if short_side is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
         # The smallest scale at which both sides are still at least as long as asked.
         image.draft(None, (short_side, short_side))
@@ -282,6 +283,15 @@ def _ends_early(content: bytes) -> bool:
         little = content.startswith(b"II")
         return int.from_bytes(content[4:8], "little" if little else "big") + 2 > len(content)
     return False
+
+
+def _tile_pixels(image: Image.Image) -> int:
+    """Returns the pixels of a TIFF's tile, which is unpacked whole however little of it the picture takes; 0 without
+    tiles."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return 0
+    width, height = (image.tag_v2.get(tag, 0) for tag in (322, 323))
+    return width * height if isinstance(width, int) and isinstance(height, int) else 0
 
 
 def _strips_missing(content: bytes, image: Image.Image) -> bool:

@@ -55,6 +55,15 @@ def jpeg_naming(width: int, height: int, **options: object) -> bytes:
     return content[: marker + 5] + struct.pack(">HH", height, width) + content[marker + 9 :]
 
 
+def tiled_tiff(side: int, tile: int) -> bytes:
+    """A grey TIFF of `side` x `side` pixels in one compressed tile of `tile` x `tile`."""
+    pixels = zlib.compress(bytes(tile * tile))
+    tags = {256: side, 257: side, 258: 8, 259: 8, 262: 1, 277: 1, 322: tile, 323: tile, 324: 8, 325: len(pixels)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    directory = struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+    return struct.pack("<2sHI", b"II", 42, 8 + len(pixels)) + pixels + directory
+
+
 def reason_of(content: bytes, **options: object) -> str:
     with pytest.raises(InvalidImage) as caught:
         images.decode(content, **options)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from PIL import Image
 
 from services.core import images
 from services.core.errors import InvalidImage
-from tests.unit.core.images.pictures import gradient, jpeg_naming, png_header, reason_of, saved
+from tests.unit.core.images.pictures import gradient, jpeg_naming, png_header, reason_of, saved, tiled_tiff
 
 
 def test_refuses_an_empty_file() -> None:
@@ -66,6 +66,13 @@ def test_refuses_bombs_from_the_header() -> None:
     assert reason_of(png_header(30_001, 2)) == "IMAGE_TOO_LARGE"
     assert reason_of(png_header(2**31 - 1, 2**31 - 1)) == "IMAGE_TOO_LARGE"
     assert reason_of(saved(Image.new("1", (12_000, 12_000)), "TIFF", compression="group4")) == "IMAGE_TOO_LARGE"
+
+
+def test_refuses_a_tile_that_is_larger_than_its_picture_may_be() -> None:
+    """It is unpacked whole, however little of it the picture takes: 15 MiB would become as many GiB."""
+    limits = images.ImageLimits(max_decoded_pixels=10_000)
+    assert images.decode(tiled_tiff(64, 96), limits=limits).size == (64, 64)
+    assert reason_of(tiled_tiff(64, 112), limits=limits) == "IMAGE_TOO_LARGE"
 
 
 def test_counts_what_decoding_holds_in_memory() -> None:

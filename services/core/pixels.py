@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -64,22 +65,36 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     """Returns an image of more than 8 bits a channel as mode L, every other as it is."""
     tags = getattr(image, "tag_v2", {})
     if image.mode.startswith("I;16"):
-        bits = max(tags.get(TIFF_BITS_TAG, (16,)))
-        grey = grey_from_16(np.asarray(image), 2 ** min(int(bits), 16) - 1)
+        greatest = 2 ** min(int(max(tags.get(TIFF_BITS_TAG, (16,)))), 16) - 1
+        grey = np.concatenate([grey_from_16(rows, greatest) for rows in _strips(image)])
     elif image.mode == "I":
-        values = np.asarray(image)
         # Wider integers have no agreed white: 16 bits where they suffice, else the brightest value.
-        greatest = max(65_535, int(values.max()))
-        grey = np.rint(np.clip(values, 0, None) * (255.0 / greatest)).astype(np.uint8)
+        white = max(65_535, *(int(rows.max()) for rows in _strips(image)))
+        grey = np.concatenate(
+            [np.rint(np.clip(rows, 0, None) * (255.0 / white)).astype(np.uint8) for rows in _strips(image)]
+        )
     elif image.mode == "F":
-        real = np.nan_to_num(np.asarray(image, dtype=np.float32), nan=0.0, posinf=1.0, neginf=0.0)
         # Floating-point photographs have white at 1; where values go beyond, the brightest is white.
-        grey = np.rint(np.clip(real / max(1.0, float(real.max())), 0.0, 1.0) * 255.0).astype(np.uint8)
+        brightest = max(1.0, *(float(_finite(rows).max()) for rows in _strips(image)))
+        grey = np.concatenate(
+            [np.rint(np.clip(_finite(rows) / brightest, 0.0, 1.0) * 255.0).astype(np.uint8) for rows in _strips(image)]
+        )
     else:
         return image
     if tags.get(TIFF_PHOTOMETRIC_TAG) == WHITE_IS_ZERO:
         grey = 255 - grey
     return Image.fromarray(grey)
+
+
+def _strips(image: Image.Image) -> Iterator[npt.NDArray[Any]]:
+    """Yields an image's values, about a million at a time: a copy of all of them would take much memory again."""
+    height = max(1, 1_000_000 // image.width)
+    for top in range(0, image.height, height):
+        yield np.asarray(image.crop((0, top, image.width, min(top + height, image.height))))
+
+
+def _finite(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.asarray(np.nan_to_num(values, nan=0.0, posinf=1.0, neginf=0.0))
 
 
 def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -49,6 +50,17 @@ def test_what_lies_over_white_takes_no_second_picture_of_memory(tmp_path: Path) 
     path.write_bytes(saved(Image.new("RGBA", (4000, 4000), (10, 200, 30, 128)), "PNG"))
     _, colour, kilobytes = decoded_alone(path)
     assert colour == [132, 227, 142]
+    assert kilobytes < 180_000
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_many_bits_a_pixel_take_no_second_picture_of_memory(tmp_path: Path, kind: type[np.number]) -> None:
+    """16 million pixels of 2 or 4 bytes, and 4 bytes each in colours."""
+    path = tmp_path / "large.tif"
+    grey = np.full((4000, 4000), 0.5 if kind is np.float32 else 128 * 257).astype(kind)
+    path.write_bytes(saved(Image.fromarray(grey), "TIFF", compression="tiff_deflate"))
+    _, colour, kilobytes = decoded_alone(path)
+    assert colour == [128, 128, 128]
     assert kilobytes < 180_000
 
 

@@ -45,38 +45,8 @@ def remarks(skipped: Sequence[Skipped], left_behind: Sequence[str], changed: str
     return lines
 
 
-def run_command(
-    module: str,
-    description: str,
-    body: Callable[[argparse.Namespace], Iterable[str]],
-    arguments: Sequence[str] | None = None,
-) -> int:
-    """Returns the exit code of `python -m module`: 0 done, 2 with one sentence when it cannot be, 130 after Ctrl-C
-    or SIGTERM.
-
-    `body` gets the options (`advisor_dir`, `advisor_id`, `data_dir`, `quiet`), imports what it needs and returns what
-    it did, as sentences to be printed. `arguments` are those of the process where they are None.
-    """
-    any_streams()
-    try:
-        with _stoppable(), going_on_unread():
-            options = _parser(module, description).parse_args(arguments)
-            from services.core.errors import ConfigurationError
-
-            try:
-                for sentence in body(options):
-                    print(sentence)
-            except ConfigurationError as error:
-                print(f"mondrian: {error}", file=sys.stderr)
-                return 2
-    except KeyboardInterrupt:
-        print(f"mondrian: {INTERRUPTED}", file=sys.stderr)
-        return 130
-    return 0
-
-
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[None]:
     """Makes SIGTERM what Ctrl-C is: the kernel would not even pass it on to the first process of a container.
 
     The first of them is the only one that is heard: the next would interrupt what is being put in order.
@@ -99,6 +69,36 @@ def _stoppable() -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+def run_command(
+    module: str,
+    description: str,
+    body: Callable[[argparse.Namespace], Iterable[str]],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Returns the exit code of `python -m module`: 0 done, 2 with one sentence when it cannot be, 130 after Ctrl-C
+    or SIGTERM.
+
+    `body` gets the options (`advisor_dir`, `advisor_id`, `data_dir`, `quiet`), imports what it needs and returns what
+    it did, as sentences to be printed. `arguments` are those of the process where they are None.
+    """
+    any_streams()
+    try:
+        with stoppable(), going_on_unread():
+            options = _parser(module, description).parse_args(arguments)
+            from services.core.errors import ConfigurationError
+
+            try:
+                for sentence in body(options):
+                    print(sentence)
+            except ConfigurationError as error:
+                print(f"mondrian: {error}", file=sys.stderr)
+                return 2
+    except KeyboardInterrupt:
+        print(f"mondrian: {INTERRUPTED}", file=sys.stderr)
+        return 130
+    return 0
 
 
 def _parser(module: str, description: str) -> argparse.ArgumentParser:

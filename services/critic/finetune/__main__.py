@@ -12,6 +12,7 @@ from typing import Any
 from peft import PeftModel
 
 from services.core.errors import ConfigurationError
+from services.core.precompute import stoppable
 from services.core.progress import progress
 from services.critic import adapter_format
 from services.critic.adapter_format import AdapterLimits, AdapterRefused
@@ -147,7 +148,8 @@ def main(words: list[str] | None = None) -> int:
     # transformers' own deprecations, which whoever trains an adapter can do nothing about.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
-        return finetune(arguments_of(words))
+        with stoppable():
+            return finetune(arguments_of(words))
     except ConfigurationError as error:
         print(f"mondrian: {error}", file=sys.stderr)
         return 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,6 +95,14 @@ def test_an_interrupted_training_ends_as_one_that_was_not(
     assert began[0] == 5
     name = "adapter_model.safetensors"
     assert (tmp_path / "parts" / "ansel" / name).read_bytes() == (tmp_path / "whole" / "ansel" / name).read_bytes()
+
+
+def test_a_training_that_is_told_to_end_keeps_its_state(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training.Training, "_do_step", lambda self: signal.raise_signal(signal.SIGTERM))
+    assert command.main(words(data, tmp_path / "adapters")) == 130
+    assert [path.name for path in (tmp_path / "adapters" / ".finetune-ansel").iterdir()] == [training.STATE_FILE]
 
 
 def test_a_damaged_state_begins_anew(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,8 +56,10 @@ def photographs(request: Request, at_most: int) -> Sequence[bytes]:
     count = _count(tensor.shape, at_most)
     contents = _contents(request, count)
     if len(contents) != count:
+        meant = f"{count} photograph{'s' if count > 1 else ''}"
+        came = "more" if len(contents) > count else f"{len(contents)}"
         raise InvalidArgument(
-            f"The shape {list(tensor.shape)} of {INPUT} means {count} photographs, and {len(contents)} came.",
+            f"The shape {list(tensor.shape)} of {INPUT} means {meant}, and {came} came.",
             field="inputs.shape",
         )
     return contents

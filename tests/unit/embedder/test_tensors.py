@@ -112,6 +112,14 @@ def test_what_does_not_fit_is_refused_in_one_sentence(wrong: inference_pb2.Model
     assert len(refused.value.message) < 250
 
 
+@pytest.mark.parametrize(
+    "wrong", [request(shape=(1,)), raw_request(raw(*FILES), (1,)), raw_request(raw(*FILES[:2]), (1,))]
+)
+def test_no_number_is_told_that_was_not_counted(wrong: inference_pb2.ModelInferRequest) -> None:
+    with pytest.raises(InvalidArgument, match="means 1 photograph, and more came"):
+        tensors.photographs(wrong, 5)
+
+
 def test_long_names_are_not_repeated_in_full() -> None:
     with pytest.raises(InvalidArgument) as refused:
         tensors.photographs(request(name="x" * 10_000), 5)

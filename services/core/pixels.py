@@ -53,12 +53,13 @@ def grey_from_16(values: npt.NDArray[Any], greatest: int = 65_535) -> npt.NDArra
 
 
 def orientation_of(image: Image.Image) -> int:
-    """Returns the EXIF orientation, 1 (upright) where the file says nothing usable."""
+    """Returns the EXIF orientation, 1 to 8; 1 (upright) where the file says nothing usable."""
     try:
         # Not image.getexif(), which decodes a PNG to look for it.
-        return int(Image.Image.getexif(image).get(ORIENTATION_TAG, 1))
+        named = int(Image.Image.getexif(image).get(ORIENTATION_TAG, 1))
     except Exception:  # damaged EXIF says nothing, and the photograph is good without it
         return 1
+    return named if named in UPRIGHT else 1
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -145,7 +145,7 @@ def upright_size(content: bytes, *, limits: ImageLimits = DEFAULT_LIMITS) -> tup
     """
     image = _open(content, limits)
     width, height = image.size
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and pixels.ORIENTATION_TAG in image.tag_v2:
         return width, height  # upright already, alone of all formats
     if isinstance(image, PngImagePlugin.PngImageFile):
         # What it says of itself may stand behind the pixels.

@@ -47,6 +47,19 @@ def test_names_the_upright_size(orientation: int, fmt: str) -> None:
     assert images.upright_size(content) == images.decode(content).size
 
 
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_names_the_upright_size_by_xmp_alone(fmt: str) -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    options: dict[str, object] = {"xmp": xmp}
+    if fmt == "PNG":
+        options = {"pnginfo": PngImagePlugin.PngInfo()}
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())  # type: ignore[attr-defined]
+    if fmt == "TIFF":
+        options = {"tiffinfo": {700: xmp}}
+    content = saved(gradient(), fmt, **options)
+    assert images.upright_size(content) == images.decode(content).size == (48, 64)
+
+
 @pytest.mark.parametrize("behind", [False, True])
 def test_names_the_size_of_a_png_without_decoding_it(behind: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     exif = gradient().getexif()

@@ -149,6 +149,7 @@ def _template() -> jinja2.Template:
         "dimension": wording.dimension_name,
         "duration": wording.duration,
         "failure": wording.failure_sentence,
+        "gap": wording.gap,
         "ordinal": wording.ordinal,
         "part": wording.part_name,
         "signed": wording.signed,

@@ -21,6 +21,7 @@ from services.cli.wording import (
     critique_sections,
     dimension_name,
     failure_sentence,
+    gap,
     how_written,
     ordinal,
     signed,
@@ -170,7 +171,7 @@ def _columns(width: int, compared: bool) -> tuple[str, ...]:
 def _score_row(score: scorer_pb2.DimensionScore, columns: tuple[str, ...]) -> list[Text]:
     comparison = score.comparison
     known = score.HasField("comparison")
-    style = "red" if comparison.needs_work else "yellow" if known and comparison.gap_points < 0 else "green"
+    style = "red" if comparison.needs_work else "yellow" if known and gap(score) < 0 else "green"
     best = comparison.reference.best_example
     bar = _bar(score.score / 10, SCORE_CELLS, style, comparison.reference.mean / 10 if known else None)
     cells = {
@@ -182,7 +183,7 @@ def _score_row(score: scorer_pb2.DimensionScore, columns: tuple[str, ...]) -> li
     if known:
         cells |= {
             "Mean": Text(f"{comparison.reference.mean:.1f} ± {comparison.reference.stddev:.1f}", style="dim"),
-            "Gap": Text("–" if comparison.not_comparable else signed(comparison.gap_points), style=style),
+            "Gap": Text("–" if comparison.not_comparable else signed(gap(score)), style=style),
             "Percentile": Text("–" if comparison.not_comparable else ordinal(comparison.percentile), style="dim"),
             "Best reference": Text(
                 plain(f"{best.score:.1f}  {best.title}"), style="dim", no_wrap=True, overflow="ellipsis"

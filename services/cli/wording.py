@@ -99,6 +99,11 @@ def signed(points: float) -> str:
     return "0.0" if abs(points) < 0.05 else f"{points:+.1f}".replace("-", "−")
 
 
+def gap(score: scorer_pb2.DimensionScore) -> float:
+    """Returns a score minus the references' mean, in points, of both as they are shown: with one decimal."""
+    return round(score.score, 1) - round(score.comparison.reference.mean, 1)
+
+
 def ordinal(number: float) -> str:
     """Returns a percentile as a person says it: 62nd."""
     whole = round(number)

@@ -126,14 +126,14 @@ def standing(scores: scorer_pb2.ScoreResponse, advisor: str) -> str:
             f"{overall}: {_dimension(best.dimension)} is strongest ({_out_of_ten(best.score)}), "
             f"{_dimension(worst.dimension)} weakest ({_out_of_ten(worst.score)})."
         )
-    best = max(compared, key=lambda dimension: dimension.comparison.gap_points)
+    best = max(compared, key=_gap)
     # What stands out below is the scorer's to say: a gap in what it is not sure of is no weakness.
     flagged = [dimension for dimension in compared if dimension.comparison.needs_work]
-    worst = min(flagged or compared, key=lambda dimension: dimension.comparison.gap_points)
+    worst = min(flagged or compared, key=_gap)
     return (
         f"{overall}; beside the references of {advisor}, {_dimension(best.dimension)} is strongest "
-        f"({_out_of_ten(best.score)}, {_gap(best.comparison.gap_points)}) and {_dimension(worst.dimension)} weakest "
-        f"({_out_of_ten(worst.score)}, {_gap(worst.comparison.gap_points)})."
+        f"({_out_of_ten(best.score)}, {_beside_the_mean(best)}) and {_dimension(worst.dimension)} weakest "
+        f"({_out_of_ten(worst.score)}, {_beside_the_mean(worst)})."
     )
 
 
@@ -215,7 +215,7 @@ def _beside_the_best(dimension: scorer_pb2.DimensionScore, *, compared: bool) ->
 
 def _to_work_on(dimension: scorer_pb2.DimensionScore, advisor: str) -> str:
     comparison = dimension.comparison
-    gap = _gap(comparison.gap_points)
+    gap = _beside_the_mean(dimension)
     sentence = f"Work on {_dimension(dimension.dimension)}: it is {gap} of the references of {advisor}."
     if dimension.evidence:
         sentence += f" {_ended(dimension.evidence[0])}"
@@ -248,7 +248,13 @@ def _out_of_ten(score: float) -> str:
     return f"{score:.1f}/10"
 
 
-def _gap(points: float) -> str:
+def _gap(dimension: scorer_pb2.DimensionScore) -> float:
+    """Returns a score minus the references' mean, of both as they are shown: with one decimal."""
+    return round(dimension.score, 1) - round(dimension.comparison.reference.mean, 1)
+
+
+def _beside_the_mean(dimension: scorer_pb2.DimensionScore) -> str:
+    points = _gap(dimension)
     if abs(points) < 0.05:
         return "level with the mean"
     return f"{abs(points):.1f} points {'above' if points > 0 else 'below'} the mean"

@@ -79,6 +79,12 @@ def without_critique(advisor: str = "ansel") -> gateway_pb2.AnalyzeResponse:
     return response
 
 
+def set_score(dimension: scorer_pb2.DimensionScore, score: float, mean: float) -> None:
+    """Makes a dimension score `score` beside references of the mean `mean`."""
+    dimension.score, dimension.comparison.reference.mean = score, mean
+    dimension.comparison.gap_points = score - mean
+
+
 def _add_references(response: gateway_pb2.AnalyzeResponse, advisor: str, thumbnails: bool) -> None:
     response.references.encoder = "sample-clip@0"
     response.references.release = "a" * 64

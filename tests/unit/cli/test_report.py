@@ -95,6 +95,13 @@ def test_shows_every_part_of_an_answer(tmp_path: Path, photograph: Path) -> None
     assert all("alt" in picture for picture in pictures)
 
 
+def test_a_gap_is_the_difference_of_the_numbers_beside_it(tmp_path: Path, photograph: Path) -> None:
+    response = answers.answer()
+    answers.set_score(response.scores.dimensions[1], 6.94, 7.36)
+    _, page = written(tmp_path, Outcome(photograph, response))
+    assert "6.9 7.4 ± 0.8 −0.5" in page.text
+
+
 def test_a_divided_critique_is_shown_by_section(tmp_path: Path, photograph: Path) -> None:
     _, page = written(tmp_path, Outcome(photograph, answers.divided()))
     assert (

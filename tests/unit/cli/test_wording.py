@@ -72,6 +72,15 @@ def test_an_answer_fits_the_terminal(width: int) -> None:
         assert words in file.getvalue()
 
 
+def test_a_gap_is_the_difference_of_the_numbers_beside_it() -> None:
+    response = answers.answer()
+    answers.set_score(response.scores.dimensions[1], 6.94, 7.36)
+    file = io.StringIO()
+    show_answer(Console(file=file, width=110), response, "ansel")
+    (row,) = (line.split() for line in file.getvalue().splitlines() if line.startswith(" Lighting  ") and "±" in line)
+    assert row[2:7] == ["6.9", "7.4", "±", "0.8", "−0.5"]
+
+
 def test_what_becomes_ready_during_the_critique_waits_for_its_end() -> None:
     whole = answers.answer()
     event = gateway_pb2.StreamAnalyzeResponse

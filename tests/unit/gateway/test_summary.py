@@ -13,6 +13,7 @@ from mondrian.scorer.v1 import scorer_pb2
 from mondrian.types.v1 import types_pb2
 
 from services.gateway.summary import about_critique, missing, narrate, sentences_of, standing
+from tests.fakes import answers
 from tests.golden.answers import ADVISOR, CASES, FOLDER, told
 
 
@@ -73,9 +74,8 @@ def test_the_strongest_dimension_is_that_which_stands_out_most_not_that_which_sc
         (types_pb2.DIMENSION_LIGHTING, 6.0, 0.02),
         (types_pb2.DIMENSION_FOCUS_SHARPNESS, 7.0, -1.0),
     ):
-        scored = scores.dimensions.add(dimension=dimension, score=score)
-        scored.comparison.gap_points = gap
-        scored.comparison.gap = gap / 0.8
+        scored = scores.dimensions.add(dimension=dimension)
+        answers.set_score(scored, score, score - gap)
     assert standing(scores, "Ansel") == (
         "Your photograph scores 7.0/10 overall; beside the references of Ansel, lighting is strongest (6.0/10, level "
         "with the mean) and focus sharpness weakest (7.0/10, 1.0 points below the mean)."
@@ -89,8 +89,8 @@ def test_what_needs_work_is_called_weakest_before_what_the_scorer_is_not_sure_of
         (types_pb2.DIMENSION_DEPTH_PERSPECTIVE, -4.4, False),
         (types_pb2.DIMENSION_VISUAL_BALANCE, -2.2, True),
     ):
-        scored = scores.dimensions.add(dimension=dimension, score=4)
-        scored.comparison.gap_points = points
+        scored = scores.dimensions.add(dimension=dimension)
+        answers.set_score(scored, 4, 4 - points)
         scored.comparison.needs_work = needs_work
     assert "visual balance weakest (4.0/10, 2.2 points below the mean)" in standing(scores, "Ansel")
 
@@ -98,9 +98,14 @@ def test_what_needs_work_is_called_weakest_before_what_the_scorer_is_not_sure_of
 def test_with_too_few_references_for_a_deviation_points_are_compared() -> None:
     scores = scorer_pb2.ScoreResponse(overall=5)
     for dimension, points in ((types_pb2.DIMENSION_COMPOSITION, 0.4), (types_pb2.DIMENSION_LIGHTING, -0.6)):
-        scored = scores.dimensions.add(dimension=dimension, score=5)
-        scored.comparison.gap_points = points
+        answers.set_score(scores.dimensions.add(dimension=dimension), 5, 5 - points)
     assert "composition is strongest (5.0/10, 0.4 points above the mean)" in standing(scores, "Ansel")
+
+
+def test_a_gap_is_the_difference_of_score_and_mean_as_tables_show_them() -> None:
+    scores = scorer_pb2.ScoreResponse(overall=5)
+    answers.set_score(scores.dimensions.add(dimension=types_pb2.DIMENSION_LIGHTING), 6.94, 7.36)
+    assert "(6.9/10, 0.5 points below the mean)" in standing(scores, "Ansel")
 
 
 def test_a_dimension_of_a_newer_scorer_does_not_break_the_answer() -> None:

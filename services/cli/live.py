@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from mondrian.critic.v1 import critic_pb2
 from mondrian.gateway.v1 import gateway_pb2
+from rich.cells import cell_len
 from rich.console import Console
 
 from services.cli.console import plain
@@ -21,6 +22,47 @@ from services.cli.show import (
 )
 
 
+class Flow:
+    """Text that comes in pieces, printed word by word in lines that fit the console, as `show_critique` prints it."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._word = ""
+        self._filled = 0
+
+    def write(self, text: str) -> None:
+        """Prints the words that have ended; the last one waits for its end."""
+        for character in text:
+            if not character.isspace():
+                self._word += character
+                continue
+            self._end_word()
+            if character == "\n":
+                self._end_line()
+        self._console.file.flush()
+
+    def end(self) -> None:
+        """Prints the last word, and ends the line."""
+        self._end_word()
+        self._end_line()
+
+    def _end_word(self) -> None:
+        if not self._word:
+            return
+        cells = 1 + cell_len(self._word)
+        if self._filled + cells > self._console.width - 1:
+            self._end_line()
+        # At the beginning of a line the space is the margin.
+        self._console.file.write(f" {self._word}")
+        self._filled += cells
+        self._word = ""
+
+    def _end_line(self) -> None:
+        if self._filled:
+            self._console.file.write("\n")
+            self._filled = 0
+
+
 class LiveAnswer:
     """Prints the events of one answer. What becomes ready while the critique is being written waits for its end.
 
@@ -31,7 +73,8 @@ class LiveAnswer:
         self._console = console
         self._advisor = advisor
         self._as_written = as_written
-        self._writing = self._begun = False
+        self._writing = False
+        self._flow = Flow(console)
         self._waiting: list[Callable[[], None]] = []
 
     def __call__(self, event: gateway_pb2.StreamAnalyzeResponse) -> None:
@@ -39,13 +82,9 @@ class LiveAnswer:
         kind = event.WhichOneof("event")
         if kind == "critique_started":
             show_critique_heading(self._console, event.critique_started.authorship)
-            self._writing, self._begun = True, False
+            self._writing = True
         elif kind == "critique_delta" and self._as_written:
-            # Models like to begin with a space or an empty line.
-            text = plain(event.critique_delta.text)
-            self._console.file.write(text if self._begun else text.lstrip())
-            self._console.file.flush()
-            self._begun = self._begun or bool(text.strip())
+            self._flow.write(plain(event.critique_delta.text))
         elif kind == "critique_completed":
             if not self._as_written:
                 show_critique(self._console, critic_pb2.CritiqueResponse(sections=event.critique_completed.sections))
@@ -77,7 +116,7 @@ class LiveAnswer:
     def _end_writing(self) -> None:
         if self._writing:
             self._writing = False
-            self._console.print()
+            self._flow.end()
         for show in self._waiting:
             show()
         self._waiting.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
+from mondrian.critic.v1 import critic_pb2
 from mondrian.gateway.v1 import gateway_pb2
 from mondrian.types.v1 import types_pb2
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.console import Console
 from services.cli import wording
 from services.cli.console import plain
 from services.cli.live import LiveAnswer
-from services.cli.show import show_answer
+from services.cli.show import show_answer, show_critique
 from tests.fakes import answers
 
 
@@ -97,6 +98,27 @@ def test_what_becomes_ready_during_the_critique_waits_for_its_end() -> None:
     shown = file.getvalue()
     assert "The ridge leads.\n" in shown
     assert shown.index("leads.") < shown.index("Scores: 6.4") < shown.index("in all 1.31 s")
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_a_critique_is_streamed_in_the_lines_in_which_it_is_printed(size: int) -> None:
+    whole, event = answers.answer(), gateway_pb2.StreamAnalyzeResponse
+    text = f"\n {whole.critique.text}\n\nWait for 雲の影.   "
+    streamed, printed = io.StringIO(), io.StringIO()
+    flow = LiveAnswer(Console(file=streamed, width=40), "ansel")
+    started = event()
+    started.critique_started.authorship.CopyFrom(whole.critique.authorship)
+    flow(started)
+    heading = streamed.tell()
+    for start in range(0, len(text), size):
+        piece = event()
+        piece.critique_delta.text = text[start : start + size]
+        flow(piece)
+    flow.close()
+    show_critique(Console(file=printed, width=40), critic_pb2.CritiqueResponse(text=text))
+    shown = streamed.getvalue()[heading:].splitlines()
+    assert len(shown) > 3
+    assert shown == [line.rstrip() for line in printed.getvalue().splitlines()]
 
 
 def test_a_stream_that_breaks_off_leaves_a_finished_line() -> None:

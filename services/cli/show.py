@@ -81,9 +81,10 @@ def show_references(console: Console, found: embedder_pb2.SearchReferencesRespon
     for neighbor in found.neighbors:
         reference = neighbor.reference
         details = [when_and_where(reference), f"teaches {teaches(reference)}" if reference.best_for else ""]
+        bar = [_bar(similarity_percent(neighbor) / 100, SIMILARITY_CELLS, "blue")] if console.width >= NARROW else []
         table.add_row(
             Text(f"{neighbor.similarity:+.3f}".replace("-", "−"), style="bold"),
-            _bar(similarity_percent(neighbor) / 100, SIMILARITY_CELLS, "blue"),
+            *bar,
             Text(plain(reference.title), style="bold"),
             Text(plain(" · ".join(detail for detail in details if detail)), style="dim"),
         )
@@ -147,7 +148,7 @@ def show_failure(console: Console, failure: gateway_pb2.Failure) -> None:
 
 
 def show_footer(console: Console, response: gateway_pb2.AnalyzeResponse) -> None:
-    """Prints how long the parts took, and who answered."""
+    """Prints how long the parts took, and which models and releases answered."""
     console.print()
     console.print(Padding(Text(" · ".join(timings(response)), style="dim"), (0, 1)))
     for source in sources(response):
@@ -155,7 +156,8 @@ def show_footer(console: Console, response: gateway_pb2.AnalyzeResponse) -> None
 
 
 def _heading(console: Console, title: str, aside: str = "") -> None:
-    console.print(Text.assemble(("\n " + title, "bold blue"), (f"  {aside}" if aside else "", "dim")))
+    heading = Text.assemble((title, "bold blue"), (f"  {aside}" if aside else "", "dim"))
+    console.print(Padding(heading, (1, 1, 0, 1)))
 
 
 def _columns(width: int, compared: bool) -> tuple[str, ...]:
@@ -186,7 +188,7 @@ def _score_row(score: scorer_pb2.DimensionScore, columns: tuple[str, ...]) -> li
             "Gap": Text("–" if comparison.not_comparable else signed(gap(score)), style=style),
             "Percentile": Text("–" if comparison.not_comparable else ordinal(comparison.percentile), style="dim"),
             "Best reference": Text(
-                plain(f"{best.score:.1f}  {best.title}"), style="dim", no_wrap=True, overflow="ellipsis"
+                plain(f"{best.score:4.1f}  {best.title}"), style="dim", no_wrap=True, overflow="ellipsis"
             ),
         }
     return [cells.get(column, Text()) for column in columns]

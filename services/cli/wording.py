@@ -66,7 +66,9 @@ def critique_sections(critique: critic_pb2.CritiqueResponse) -> list[tuple[str, 
     found = critique.sections
     if found.undivided or not critique.HasField("sections"):
         return [("", [line.strip() for line in critique.text.split("\n") if line.strip()])]
-    listed = ("Strengths", list(found.strengths)), ("What to try", list(found.to_try))
+    # A model goes on in lower case behind "To try:".
+    points = [[point[:1].upper() + point[1:] for point in points] for points in (found.strengths, found.to_try)]
+    listed = ("Strengths", points[0]), ("What to try", points[1])
     whole = ("", found.overview), ("In the advisor’s voice", found.voice)
     paragraphs = [(heading, [line.strip() for line in text.split("\n") if line.strip()]) for heading, text in whole]
     return [section for section in (paragraphs[0], *listed, paragraphs[1]) if section[1]]
@@ -118,15 +120,13 @@ def timings(response: gateway_pb2.AnalyzeResponse) -> list[str]:
 
 
 def sources(response: gateway_pb2.AnalyzeResponse) -> list[str]:
-    """Returns which encoder, scorer, model and releases answered."""
+    """Returns which encoder, scorer and releases answered; who wrote a critique stands beside it."""
     found: list[str] = []
     if response.HasField("references"):
         found.append(f"encoder {response.references.encoder}, release {response.references.release[:12]}")
     if response.HasField("scores"):
         release = f", release {response.scores.release[:12]}" if response.scores.release else ""
         found.append(f"scorer {response.scores.scorer}{release}")
-    if response.HasField("critique"):
-        found.append(f"critique {by_whom(response.critique.authorship)}")
     return found
 
 

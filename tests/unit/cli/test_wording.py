@@ -73,12 +73,40 @@ def test_an_answer_fits_the_terminal(width: int) -> None:
         assert words in file.getvalue()
 
 
+def rows(response: gateway_pb2.AnalyzeResponse, width: int) -> list[str]:
+    """Returns the lines that a terminal of `width` characters shows of an answer."""
+    file = io.StringIO()
+    show_answer(Console(file=file, width=width), response, "ansel")
+    return file.getvalue().splitlines()
+
+
+def test_a_narrow_terminal_gives_its_room_to_words() -> None:
+    shown = rows(answers.answer(), 60)
+    assert not any("━" in line or "─" * 9 in line for line in shown if "Moon over the ridge" in line)
+    assert any("━" in line for line in rows(answers.answer(), 80) if "Moon over the ridge" in line)
+    assert all(line.startswith(" ") for line in shown if line)
+
+
+def test_scores_of_the_best_references_stand_in_a_column() -> None:
+    response = answers.answer()
+    response.scores.dimensions[0].comparison.reference.best_example.score = 10
+    places = {line.index("Moon over") for line in rows(response, 110) if "Moon over" in line and "±" in line}
+    assert len(places) == 1
+
+
+def test_who_wrote_a_critique_is_said_once() -> None:
+    assert sum("with the adapter ansel" in line for line in rows(answers.answer(), 110)) == 1
+
+
+def test_points_begin_with_a_capital() -> None:
+    critique = critic_pb2.CritiqueResponse(sections=critic_pb2.Sections(to_try=["darken the edge.", "1 stop more."]))
+    assert wording.critique_sections(critique) == [("What to try", ["Darken the edge.", "1 stop more."])]
+
+
 def test_a_gap_is_the_difference_of_the_numbers_beside_it() -> None:
     response = answers.answer()
     answers.set_score(response.scores.dimensions[1], 6.94, 7.36)
-    file = io.StringIO()
-    show_answer(Console(file=file, width=110), response, "ansel")
-    (row,) = (line.split() for line in file.getvalue().splitlines() if line.startswith(" Lighting  ") and "±" in line)
+    (row,) = (line.split() for line in rows(response, 110) if line.startswith(" Lighting  ") and "±" in line)
     assert row[2:7] == ["6.9", "7.4", "±", "0.8", "−0.5"]
 
 

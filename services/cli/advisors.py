@@ -6,11 +6,10 @@ from typing import Annotated
 
 import typer
 from mondrian.gateway.v1 import gateway_pb2
-from rich.table import Table
 from rich.text import Text
 
 from services.cli.client import Gateway
-from services.cli.console import FAILED, complain, out, plain
+from services.cli.console import FAILED, complain, listing, out, plain
 from services.cli.holdings import STORED, Holdings, holdings
 from services.cli.settings import ClientSettings
 from services.cli.wording import failure_sentence
@@ -48,9 +47,7 @@ def _show_served(found: list[gateway_pb2.AdvisorSummary], unasked: set[gateway_p
     if not found:
         console.print("No advisor is served; pre-compute one with `mondrian precompute --advisor-dir DIR`.")
         return
-    table = Table()
-    for heading in ("Id", "Name", "References", "Voice", "Scores", "Known for"):
-        table.add_column(heading, justify="right" if heading == "References" else "left")
+    table = listing("Id", "Name", "References", "Voice", "Scores", "Known for", numbers=("References",))
     for each in found:
         advisor = each.advisor
         name = f"{advisor.name} ({advisor.years})" if advisor.years else advisor.name
@@ -74,9 +71,8 @@ def _told(unknown: bool, there: bool, yes: str, no: str) -> Text:
 def _show_local(held: dict[str, Holdings]) -> None:
     console = out()
     names = sorted({advisor for each in held.values() for advisor in each.counts})
-    table = Table()
-    for heading in ("Advisor", "Service", "References", "Skipped", "Release", "Published (UTC)"):
-        table.add_column(heading, justify="right" if heading in ("References", "Skipped") else "left")
+    headings = "Advisor", "Service", "References", "Skipped", "Release", "Published (UTC)"
+    table = listing(*headings, numbers=("References", "Skipped"))
     for advisor in names:
         for service, each in held.items():
             count = each.counts.get(advisor)

@@ -7,10 +7,13 @@ import os
 import sys
 import traceback
 import unicodedata
+from collections.abc import Collection
 from typing import Any, Final, NoReturn
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
+from rich.table import Table
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
@@ -39,6 +42,20 @@ def out() -> Console:
 def err() -> Console:
     """Returns the console of sentences and progress, on stderr as it is now."""
     return Console(file=sys.stderr, highlight=False, width=None if sys.stderr.isatty() else PIPE_WIDTH)
+
+
+def listing(*headings: str, numbers: Collection[str] = ()) -> Table:
+    """Returns an empty table of columns, those in `numbers` to the right; what is too long is folded, never cut."""
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="dim")
+    for heading in headings:
+        # Half a release id is none.
+        table.add_column(
+            heading,
+            justify="right" if heading in numbers else "left",
+            no_wrap=heading in ("Service", "Release"),
+            overflow="fold",
+        )
+    return table
 
 
 def complain(sentence: str) -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from services.cli.console import out, plain
+from services.cli.console import listing, out, plain
 from services.cli.failures import CommandFailed
 from services.cli.roster import CRITIC, EMBEDDER, Service, endpoint_of, model_folder
 from services.core.errors import ConfigurationError
@@ -59,9 +58,7 @@ models = typer.Typer(help="List the models, and fetch those of profile full.", n
 @models.command("list")
 def list_models() -> None:
     """List the models of both profiles: where each lies, and whether it is complete."""
-    table = Table()
-    for heading in ("Profile", "Service", "Folder", "State"):
-        table.add_column(heading, overflow="fold")
+    table = listing("Profile", "Service", "Folder", "State")
     for profile in PROFILES:
         settings = CommonSettings.load(profile=profile)
         for service in (EMBEDDER, CRITIC):

@@ -6,10 +6,9 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from services.cli.console import FAILED, complain, out
+from services.cli.console import FAILED, complain, listing, out
 from services.cli.holdings import STORED, store_of
 from services.cli.roster import Service
 from services.cli.wording import counted
@@ -33,9 +32,7 @@ ServiceArgument = Annotated[Stored | None, typer.Argument(metavar="[embedder|sco
 def list_releases(service: ServiceArgument = None) -> None:
     """List the releases, the newest first."""
     settings = CommonSettings.load()
-    table = Table()
-    for heading in ("Service", "Release", "Published (UTC)", "References", "MiB", ""):
-        table.add_column(heading, justify="right" if heading == "MiB" else "left")
+    table = listing("Service", "Release", "Published (UTC)", "References", "MiB", "", numbers=("MiB",))
     for each in _chosen(service):
         for info in store_of(settings, each).releases():
             counts = ", ".join(f"{advisor} {count}" for advisor, count in sorted(info.counts.items()))

@@ -11,10 +11,9 @@ from typing import Annotated, cast
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from services.cli.console import INTERRUPTED, out, plain, remark
+from services.cli.console import INTERRUPTED, listing, out, plain, remark
 from services.cli.holdings import STORED, store_of
 from services.cli.logs import FileOutput, PrefixedOutput
 from services.cli.precompute import precompute_samples
@@ -128,9 +127,8 @@ def log_output(settings: CommonSettings, quiet: bool) -> FileOutput | PrefixedOu
 
 def show_ready(console: Console, plans: Sequence[Plan]) -> None:
     """Prints where the services are reached, and what to type next."""
-    table = Table(title="Serving", title_style="bold green", title_justify="left")
-    for heading in ("Service", "Address", "Health name"):
-        table.add_column(heading)
+    console.print("Serving", style="bold green")
+    table = listing("Service", "Address", "Health name")
     for plan in plans:
         table.add_row(Text(plan.service.name, style=plan.service.colour), plan.address, plan.service.health_name)
     console.print(table)

@@ -52,11 +52,11 @@ def demo(
     require_writable(report)
     settings = settings_for("mini")
     plans = plan_services(settings, free_ports=True)
-    prepare(settings)
+    prepare(settings, advisor)
     codes: list[int] = []
 
     def begin(supervisor: Supervisor) -> None:
-        show_ready(out(), plans)
+        show_ready(out(), plans, settings)
 
         def work() -> None:
             try:

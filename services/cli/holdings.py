@@ -36,6 +36,12 @@ def store_of(settings: CommonSettings, service: Service) -> ReleaseStore:
     return ReleaseStore(settings.data_dir / service.name)
 
 
+def advisors_in(settings: CommonSettings, service: Service) -> list[str]:
+    """Returns the ids of the advisors in a service's current release by name, as its manifest tells it, unverified."""
+    current = (info.counts for info in store_of(settings, service).releases() if info.current)
+    return sorted(next(current, {}))
+
+
 def holdings(settings: CommonSettings, service: Service) -> Holdings:
     """Returns what a service's current release holds, every byte of it verified."""
     try:

@@ -36,6 +36,11 @@ def sample_folders() -> list[Path]:
     return folders
 
 
+def is_sample(advisor: str) -> bool:
+    """Returns whether an advisor is one of the samples."""
+    return advisor in (path.parent.name for path in SAMPLES.glob("*/advisor.yaml"))
+
+
 def fingerprint(settings: CommonSettings) -> str:
     """Returns the sha256 of everything that the samples' releases follow from: settings, photographs, weights, code."""
     digest = hashlib.sha256()

@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.text import Text
 
 from services.cli.console import INTERRUPTED, listing, out, plain, remark
-from services.cli.holdings import STORED, store_of
+from services.cli.holdings import STORED, advisors_in, store_of
 from services.cli.logs import FileOutput, PrefixedOutput
 from services.cli.precompute import precompute_samples
-from services.cli.roster import SERVICES, Plan, plan_services
-from services.cli.samples import outdated
+from services.cli.roster import EMBEDDER, SERVICES, Plan, plan_services
+from services.cli.samples import is_sample, outdated
 from services.cli.supervisor import Supervisor
 from services.core.errors import ConfigurationError
 from services.core.settings import CommonSettings, Profile
@@ -47,7 +47,7 @@ def up(
     settings = settings_for(profile)
     plans = plan_services(settings, free_ports=free_ports, gateway_port=port)
     prepare(settings)
-    number = serve(settings, plans, quiet=quiet, on_ready=lambda supervisor: show_ready(out(), plans))
+    number = serve(settings, plans, quiet=quiet, on_ready=lambda supervisor: show_ready(out(), plans, settings))
     if number == signal.SIGINT:
         raise typer.Exit(INTERRUPTED)
 
@@ -63,8 +63,10 @@ def settings_for(profile: str | None) -> CommonSettings:
     return CommonSettings.load(**({"profile": cast(Profile, profile)} if profile else {}))
 
 
-def prepare(settings: CommonSettings) -> None:
+def prepare(settings: CommonSettings, advisor: str = "") -> None:
     """Pre-computes the sample advisors where profile mini has nothing to serve, or something that no longer fits.
+
+    So it does where `advisor` is one of them and missing.
 
     Raises:
         ConfigurationError: that failed.
@@ -77,11 +79,12 @@ def prepare(settings: CommonSettings) -> None:
                 " use `mondrian precompute --advisor-dir DIR`, also while the services run."
             )
         return
-    if not empty and not outdated(settings):
+    missing = empty or (is_sample(advisor) and not all(advisor in advisors_in(settings, service) for service in STORED))
+    if not missing and not outdated(settings):
         return
     out().print(
-        "Nothing has been pre-computed yet; this begins with the sample advisors."
-        if empty
+        "The sample advisors are not pre-computed yet; this begins with them."
+        if missing
         else "The sample advisors were pre-computed by other models or measures; this does it again.",
         style="bold",
         soft_wrap=True,
@@ -125,8 +128,8 @@ def log_output(settings: CommonSettings, quiet: bool) -> FileOutput | PrefixedOu
     return PrefixedOutput(out(), max(len(service.name) for service in SERVICES))
 
 
-def show_ready(console: Console, plans: Sequence[Plan]) -> None:
-    """Prints where the services are reached, and what to type next."""
+def show_ready(console: Console, plans: Sequence[Plan], settings: CommonSettings) -> None:
+    """Prints where the services are reached, and what to type next: with an advisor that is there."""
     console.print("Serving", style="bold green")
     table = listing("Service", "Address", "Health name")
     for plan in plans:
@@ -134,7 +137,9 @@ def show_ready(console: Console, plans: Sequence[Plan]) -> None:
     console.print(table)
     gateway = plans[0]
     elsewhere = "" if gateway.port == gateway.service.default_port else f" --address {gateway.address}"
-    console.print(f"Try: mondrian analyze PHOTO --advisor ansel{elsewhere}", style="bold", soft_wrap=True)
+    known = advisors_in(settings, EMBEDDER)
+    asking = f"analyze PHOTO --advisor {known[0]}{elsewhere}" if known else "precompute --advisor-dir DIR"
+    console.print(f"Try: mondrian {asking}", style="bold", soft_wrap=True)
 
 
 @contextlib.contextmanager

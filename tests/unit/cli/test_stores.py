@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -9,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from services.cli import precompute as command
+from services.cli import up
 from services.cli.checks import Verdict, releases
 from services.cli.commands import app
 from services.cli.holdings import holdings
-from services.cli.roster import EMBEDDER, MALLOC, SCORER
+from services.cli.roster import EMBEDDER, MALLOC, SCORER, plan_services
 from services.core.releases import ReleaseStore, writing
 from services.core.settings import CommonSettings
 
@@ -113,6 +116,35 @@ def test_older_releases_are_verified_where_all_are_asked_for(settings: CommonSet
     assert f"{second[:12]} is sound" in result.stdout
     assert len(result.stderr.splitlines()) == 1
     assert first[:12] in result.stderr
+
+
+def test_the_demo_asks_a_sample_advisor_also_beside_an_advisor_of_ones_own(
+    settings: CommonSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def precompute_samples(settings: CommonSettings) -> int:
+        asked.append(settings.profile)
+        return 0
+
+    monkeypatch.setattr(up, "precompute_samples", precompute_samples)
+    publish(settings, "embedder", jane=3)
+    publish(settings, "scorer", jane=3)
+    up.prepare(settings)
+    up.prepare(settings, "jane")
+    assert asked == []
+    up.prepare(settings, "ansel")
+    assert asked == ["mini"]
+
+
+def test_up_names_an_advisor_that_is_there(settings: CommonSettings) -> None:
+    plans = plan_services(settings, free_ports=True)
+    file = io.StringIO()
+    up.show_ready(Console(file=file, width=110), plans, settings)
+    assert "Try: mondrian precompute --advisor-dir DIR\n" in file.getvalue()
+    publish(settings, "embedder", jane=3)
+    up.show_ready(Console(file=file, width=110), plans, settings)
+    assert f"Try: mondrian analyze PHOTO --advisor jane --address {plans[0].address}\n" in file.getvalue()
 
 
 def test_the_doctor_names_the_command_that_mends(settings: CommonSettings) -> None:

@@ -24,7 +24,7 @@ def advisors(
         typer.Option("--address", metavar="HOST:PORT", help="The gateway; else MONDRIAN_GATEWAY_HOST and _PORT."),
     ] = None,
 ) -> None:
-    """List the advisors: their references, whether they have a voice (adapter) and scores (profile).
+    """List the advisors: references, voice and scores of each.
 
     With --local, the pre-computing of each: references, skipped files, release and time.
     """

@@ -33,12 +33,16 @@ def analyze(
         typer.Argument(metavar="PHOTO", help="Photographs: JPEG, PNG, WebP, TIFF, GIF or BMP, up to 15 MiB."),
     ],
     advisor: Annotated[
-        str, typer.Option("--advisor", "-a", help="Whose manner they are judged in; see `mondrian advisors`.")
+        str,
+        typer.Option("--advisor", "-a", metavar="ID", help="Whose manner they are judged in; see `mondrian advisors`."),
     ],
     mode: Annotated[
         Mode,
         typer.Option(
-            "--mode", "-m", help="clip: similar references; lora: critique; dimensional: scores; or all three."
+            "--mode",
+            "-m",
+            metavar="MODE",
+            help="clip: similar references; lora: critique; dimensional: scores; combined: all three.",
         ),
     ] = Mode.COMBINED,
     json_output: Annotated[
@@ -50,18 +54,27 @@ def analyze(
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="Write the answers as one HTML page.")
     ] = None,
-    top_k: Annotated[int, typer.Option("--top-k", min=1, max=100, help="How many similar references.")] = 3,
+    top_k: Annotated[
+        int, typer.Option("--top-k", min=1, max=100, metavar="N", help="How many similar references.")
+    ] = 3,
     instruction: Annotated[
-        str, typer.Option("--instruction", help="A wish or question for the critique, up to 1,000 characters.")
+        str,
+        typer.Option(
+            "--instruction", metavar="TEXT", help="A wish or question for the critique, up to 1,000 characters."
+        ),
     ] = "",
     grounded: Annotated[
         bool, typer.Option("--grounded", help="Let the critique build on references and scores; slower.")
     ] = False,
     form: Annotated[
-        Form, typer.Option("--form", help="How the critique is written: in one flow, under headings, or as JSON.")
+        Form,
+        typer.Option(
+            "--form", metavar="FORM", help="How the critique is written: prose, under headings (sections), or json."
+        ),
     ] = Form.PROSE,
     max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", min=1, help="The greatest length of the critique, in tokens.")
+        int | None,
+        typer.Option("--max-tokens", min=1, metavar="N", help="The greatest length of the critique, in tokens."),
     ] = None,
     address: Annotated[
         str | None,

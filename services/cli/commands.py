@@ -25,7 +25,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    # Boxes would leave the words a third of the line, and show a switch as one that takes a value.
+    rich_markup_mode=None,
 )
 for command in (demo, up, analyze, precompute, advisors, doctor):
     app.command(epilog=EPILOG)(command)

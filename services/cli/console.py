@@ -133,6 +133,6 @@ def _wrong_use(error: Any) -> NoReturn:
         raise error
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "mondrian"
-    fault = error.format_message().replace("Value error, ", "").rstrip(".")
+    fault = " ".join(error.format_message().split()).replace("Value error, ", "").rstrip(".")
     complain(f"{fault}; {command} --help tells how it is used.")
     raise typer.Exit(MISCONFIGURED) from error

@@ -33,14 +33,14 @@ def demo(
     photograph: Annotated[
         Path | None, typer.Argument(metavar="PHOTO", help="A photograph of yours; else one of scikit-image's.")
     ] = None,
-    advisor: Annotated[str, typer.Option("--advisor", "-a", help="ansel or okeefe.")] = "ansel",
+    advisor: Annotated[str, typer.Option("--advisor", "-a", metavar="ID", help="ansel or okeefe.")] = "ansel",
     report: Annotated[Path, typer.Option("--report", metavar="FILE", help="Where the report goes.")] = Path(
         "report.html"
     ),
 ) -> None:
-    """Analyse a photograph in all four modes by four services started for it, and write a report.
+    """Analyse a photograph in all four modes, and write a report.
 
-    The services take free ports, and are stopped at the end.
+    Four services are started for it on free ports, and stopped at the end.
     """
     path = photograph or sample_photograph()
     try:

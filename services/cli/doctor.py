@@ -21,7 +21,7 @@ def doctor(
         str | None, typer.Option("--profile", help="mini or full; else MONDRIAN_PROFILE.", metavar="PROFILE")
     ] = None,
 ) -> None:
-    """Look for what is missing or damaged, and name the command that mends it.
+    """Look for what is missing or damaged, and say how to mend it.
 
     Exit code 1 when something needs mending.
     """

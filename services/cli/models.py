@@ -57,7 +57,7 @@ models = typer.Typer(help="List the models, and fetch those of profile full.", n
 
 @models.command("list")
 def list_models() -> None:
-    """List the models of both profiles: where each lies, and whether it is complete."""
+    """List the models, where each lies, and whether it is complete."""
     table = listing("Profile", "Service", "Folder", "State")
     for profile in PROFILES:
         settings = CommonSettings.load(profile=profile)
@@ -78,15 +78,18 @@ def pull(
         Path | None, typer.Option("--to", metavar="DIR", help="The folder of the models; else MONDRIAN_MODELS_DIR.")
     ] = None,
     clip_revision: Annotated[
-        str | None, typer.Option("--clip-revision", help="A commit of the CLIP repository; else the newest.")
+        str | None,
+        typer.Option("--clip-revision", metavar="COMMIT", help="A commit of the CLIP repository; else the newest."),
     ] = None,
     vlm_revision: Annotated[
-        str | None, typer.Option("--vlm-revision", help="A commit of the Qwen repository; else the newest.")
+        str | None,
+        typer.Option("--vlm-revision", metavar="COMMIT", help="A commit of the Qwen repository; else the newest."),
     ] = None,
 ) -> None:
-    """Fetch the models of profile full from a hub into a folder; only safetensors, and what is there already stays.
+    """Fetch the models of profile full from a hub into a folder.
 
-    An interrupted pull goes on where it was. Serving processes never fetch anything.
+    Only safetensors; what is there already stays, and an interrupted pull goes on where it was. Serving processes never
+    fetch anything.
     """
     settings = CommonSettings.load(profile="full", **({"models_dir": to} if to else {}))
     revisions = {EMBEDDER: clip_revision, CRITIC: vlm_revision}

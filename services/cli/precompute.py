@@ -26,15 +26,18 @@ from services.core.settings import CommonSettings
 
 def precompute(
     advisor_dir: Annotated[
-        Path | None, typer.Option("--advisor-dir", help="The folder: references/, and if you like advisor.yaml.")
+        Path | None,
+        typer.Option("--advisor-dir", metavar="DIR", help="The folder: references/, and if you like advisor.yaml."),
     ] = None,
     advisor_id: Annotated[
         str | None,
-        typer.Option("--advisor-id", help="The advisor's id; else that of advisor.yaml, or the folder's name."),
+        typer.Option(
+            "--advisor-id", metavar="ID", help="The advisor's id; else that of advisor.yaml, or the folder's name."
+        ),
     ] = None,
     samples: Annotated[bool, typer.Option("--samples", help="Pre-compute the sample advisors.")] = False,
 ) -> None:
-    """Pre-compute an advisor's reference photographs, so that requests find them ready.
+    """Pre-compute an advisor's reference photographs.
 
     Photographs that are known already are not computed again; a run that was interrupted goes on where it was, and
     running services take the new release over by themselves.

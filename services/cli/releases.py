@@ -25,7 +25,7 @@ class Stored(StrEnum):
 
 
 releases = typer.Typer(help="List, verify and roll back what was pre-computed.", no_args_is_help=True)
-ServiceArgument = Annotated[Stored | None, typer.Argument(metavar="[embedder|scorer]", help="One service; else both.")]
+ServiceArgument = Annotated[Stored | None, typer.Argument(metavar="SERVICE", help="One service; else both.")]
 
 
 @releases.command("list")
@@ -53,7 +53,7 @@ def verify(
     service: ServiceArgument = None,
     every: Annotated[bool, typer.Option("--all", help="Older releases too, which one might roll back to.")] = False,
 ) -> None:
-    """Compare every byte of the current releases with what was published."""
+    """Compare every byte of the current releases with their manifests."""
     settings = CommonSettings.load()
     sound = True
     for each in _chosen(service):
@@ -77,13 +77,16 @@ def verify(
 
 @releases.command()
 def rollback(
-    service: Annotated[Stored, typer.Argument(metavar="embedder|scorer", help="Whose release.")],
+    service: Annotated[Stored, typer.Argument(metavar="SERVICE", help="Whose release.")],
     release: Annotated[
         str | None,
-        typer.Argument(metavar="[RELEASE]", help="The release's id or its beginning; else the last sound one before."),
+        typer.Argument(metavar="RELEASE", help="The release's id or its beginning; else the last sound one before."),
     ] = None,
 ) -> None:
-    """Serve an older release again; running services take it over by themselves."""
+    """Serve an older release again.
+
+    Running services take it over by themselves.
+    """
     each = _chosen(service)[0]
     store = store_of(CommonSettings.load(), each)
     chosen = roll_back(store, store.find(release) if release else None)
@@ -92,10 +95,12 @@ def rollback(
 
 @releases.command()
 def collect(
-    keep: Annotated[int, typer.Option("--keep", min=0, help="How many releases stay beside the current one.")],
+    keep: Annotated[
+        int, typer.Option("--keep", min=0, metavar="N", help="How many releases stay beside the current one.")
+    ],
     service: ServiceArgument = None,
 ) -> None:
-    """Remove old releases; the current one, and those in use, stay."""
+    """Remove old releases; the current one and those in use stay."""
     settings = CommonSettings.load()
     for each in _chosen(service):
         if store_of(settings, each).current_id() is None:

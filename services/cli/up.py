@@ -36,7 +36,9 @@ def up(
     ] = False,
     port: Annotated[
         int | None,
-        typer.Option("--port", min=1, max=65535, help="The gateway's port; else MONDRIAN_GATEWAY_PORT or 50050."),
+        typer.Option(
+            "--port", min=1, max=65535, metavar="PORT", help="The gateway's port; else MONDRIAN_GATEWAY_PORT or 50050."
+        ),
     ] = None,
 ) -> None:
     """Start the four services and keep them running until Ctrl-C.

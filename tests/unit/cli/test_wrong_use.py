@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from services.cli.commands import app
@@ -18,6 +22,7 @@ from services.cli.commands import app
         (["nope"], "'nope'", "mondrian --help"),
         (["--nope"], "--nope", "mondrian --help"),
         (["releases", "nope"], "'nope'", "mondrian releases --help"),
+        (["releases", "rollback"], "'SERVICE'. Choose from: embedder, scorer", "mondrian releases rollback --help"),
     ],
 )
 def test_wrong_use_is_one_sentence(words: list[str], named: str, help_of: str) -> None:
@@ -35,3 +40,21 @@ def test_no_words_at_all_show_the_help() -> None:
     result = CliRunner().invoke(app, [], prog_name="mondrian")
     assert "analyze" in result.output
     assert "--help" in result.output
+
+
+def words_of_commands(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yields the words of a command and of all below it."""
+    yield words
+    for name, below in getattr(command, "commands", {}).items():
+        yield from words_of_commands(below, (*words, name))
+
+
+@pytest.mark.parametrize("words", [*words_of_commands(typer.main.get_command(app))], ids=" ".join)
+def test_a_help_is_whole_on_eighty_columns(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    result = CliRunner().invoke(app, [*words, "--help"], prog_name="mondrian")
+    assert result.exit_code == 0
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "..." not in result.stdout.replace("COMMAND [ARGS]...", "").replace("{PHOTO}...", "")
+    assert "<bool>" not in result.stdout
+    assert "  --help " in result.stdout

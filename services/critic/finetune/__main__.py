@@ -33,19 +33,36 @@ def arguments_of(words: list[str] | None) -> argparse.Namespace:
     recipe = Recipe()
     parser = argparse.ArgumentParser(
         prog="python -m services.critic.finetune",
-        description=example_files.__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Trains an advisor's adapter on photographs with critiques, and publishes it where it writes those"
+        " that were held out better than the base model and the adapter in use do.",
     )
-    parser.add_argument("--advisor", required=True, help="whose voice it is: a-z, 0-9 and -")
-    parser.add_argument("--data", required=True, type=Path, help="JSONL of photograph, critique, instruction")
-    parser.add_argument("--adapters-dir", type=Path, help="where to publish; the critic's own folder unless given")
-    parser.add_argument("--held-out", type=float, default=0.1, help="part of the photographs that is held out")
-    parser.add_argument("--max-tokens", type=int, default=2048, help="prompt and critique together, in tokens")
-    for name in ("rank", "alpha", "epochs", "batch_size", "rows", "seed", "save_every"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(recipe, name), help=name)
-    for name in ("dropout", "learning_rate"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=getattr(recipe, name), help=name)
-    parser.add_argument("--targets", nargs="+", default=list(recipe.targets), help="Linears that learn")
+    parser.add_argument("--advisor", required=True, metavar="ID", help="whose voice it is: a-z, 0-9 and -")
+    parser.add_argument(
+        "--data", required=True, type=Path, metavar="FILE", help="JSONL of photograph, critique, instruction"
+    )
+    parser.add_argument(
+        "--adapters-dir", type=Path, metavar="DIR", help="where to publish; the critic's own folder unless given"
+    )
+
+    def number(name: str, default: float, words: str) -> None:
+        option, kind = f"--{name.replace('_', '-')}", type(default)
+        parser.add_argument(option, type=kind, default=default, metavar="N", help=f"{words} (%(default)s)")
+
+    number("held_out", 0.1, "part of the photographs that is held out")
+    number("max_tokens", 2048, "prompt and critique together, in tokens")
+    number("rank", recipe.rank, "rank of the adapter's matrices")
+    number("alpha", recipe.alpha, "the adapter counts alpha / rank times")
+    number("dropout", recipe.dropout, "part of the adapter's inputs that a step leaves out")
+    number("epochs", recipe.epochs, "how often each example is read")
+    number("batch_size", recipe.batch_size, "examples that make a step")
+    number("rows", recipe.rows, "examples read at once; fewer take less memory")
+    number("learning_rate", recipe.learning_rate, "the greatest size of a step")
+    number("seed", recipe.seed, "what chance begins with")
+    number("save_every", recipe.save_every, "steps between two states that an interrupted run goes on from")
+    every = " ".join(recipe.targets)
+    parser.add_argument(
+        "--targets", nargs="+", default=list(recipe.targets), metavar="NAME", help=f"linears that learn ({every})"
+    )
     parser.add_argument("--no-gradient-checkpointing", action="store_true", help="more memory, less time")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser.parse_args(words)

@@ -219,3 +219,15 @@ def test_what_cannot_begin_is_one_sentence(
 ) -> None:
     assert command.main(words(data, tmp_path / "adapters", **options)) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_the_help_says_what_the_command_does_and_each_number_means(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        command.arguments_of(["--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert "Trains an advisor's adapter" in words
+    assert "None" not in words
+    for name in ("rank", "alpha", "epochs", "rows", "seed", "dropout"):
+        assert f"--{name} N {name} (" not in words, "a name is no meaning"
+        assert f"--{name} N " in words
+    assert command.arguments_of(["--advisor", "a", "--data", "b", "--rank", "4"]).rank == 4

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from services.cli.client import Gateway
 from services.cli.console import FAILED, complain, listing, out, plain
-from services.cli.holdings import STORED, Holdings, holdings
+from services.cli.holdings import STORED, Holdings, holdings, nothing_in
 from services.cli.settings import ClientSettings
 from services.cli.wording import failure_sentence
 
@@ -30,7 +30,7 @@ def advisors(
     """
     settings = ClientSettings.load()
     if local:
-        _show_local({service.name: holdings(settings, service) for service in STORED})
+        _show_local(settings, {service.name: holdings(settings, service) for service in STORED})
         return
     with Gateway(address or settings.address, settings) as gateway:
         found, failures = gateway.advisors()
@@ -68,7 +68,7 @@ def _told(unknown: bool, there: bool, yes: str, no: str) -> Text:
     return Text(yes, style="green") if there else Text(no, style="yellow")
 
 
-def _show_local(held: dict[str, Holdings]) -> None:
+def _show_local(settings: ClientSettings, held: dict[str, Holdings]) -> None:
     console = out()
     names = sorted({advisor for each in held.values() for advisor in each.counts})
     headings = "Advisor", "Service", "References", "Skipped", "Release", "Published (UTC)"
@@ -83,7 +83,7 @@ def _show_local(held: dict[str, Holdings]) -> None:
     if names:
         console.print(table)
     else:
-        console.print("Nothing has been pre-computed; begin with `mondrian precompute --samples`.")
+        console.print(Text(plain(nothing_in(settings))), soft_wrap=True)
     for service, each in held.items():
         for advisor, files in sorted(each.skipped.items()):
             for file in files:

@@ -186,7 +186,9 @@ def releases(settings: CommonSettings) -> Iterator[Finding]:
             mend = f"{begin}, which keeps what is intact, or: mondrian releases rollback {service.name}"
             yield Finding(subject, Verdict.MEND, held.damage, mend)
         elif not held.release:
-            yield Finding(subject, Verdict.MEND, f"Nothing pre-computed in {settings.data_dir / service.name}.", begin)
+            # Said in full: what is called from another folder looks there.
+            folder = (settings.data_dir / service.name).absolute()
+            yield Finding(subject, Verdict.MEND, f"Nothing pre-computed in {folder}.", begin)
         else:
             known[service.name] = set(held.counts)
             counts = ", ".join(f"{advisor} {count}" for advisor, count in sorted(held.counts.items()))

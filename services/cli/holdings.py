@@ -36,6 +36,15 @@ def store_of(settings: CommonSettings, service: Service) -> ReleaseStore:
     return ReleaseStore(settings.data_dir / service.name)
 
 
+def nothing_in(settings: CommonSettings) -> str:
+    """Returns a sentence for where nothing has been pre-computed: which folder was looked into, and how to begin."""
+    folder = settings.data_dir.absolute()
+    return (
+        f"Nothing has been pre-computed in {folder}; begin with `mondrian precompute --samples`, "
+        "or name another folder in MONDRIAN_DATA_DIR."
+    )
+
+
 def advisors_in(settings: CommonSettings, service: Service) -> list[str]:
     """Returns the ids of the advisors in a service's current release by name, as its manifest tells it, unverified."""
     current = (info.counts for info in store_of(settings, service).releases() if info.current)

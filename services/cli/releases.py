@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from services.cli.console import FAILED, complain, listing, out
-from services.cli.holdings import STORED, store_of
+from services.cli.console import FAILED, complain, listing, out, plain
+from services.cli.holdings import STORED, nothing_in, store_of
 from services.cli.roster import Service
 from services.cli.wording import counted
 from services.core.releases import collect as collect_old
@@ -45,7 +45,7 @@ def list_releases(service: ServiceArgument = None) -> None:
     if table.row_count:
         console.print(table)
     else:
-        console.print("Nothing has been pre-computed; begin with `mondrian precompute --samples`.")
+        console.print(Text(plain(nothing_in(settings))), soft_wrap=True)
 
 
 @releases.command()
@@ -90,7 +90,8 @@ def rollback(
     each = _chosen(service)[0]
     store = store_of(CommonSettings.load(), each)
     chosen = roll_back(store, store.find(release) if release else None)
-    out().print(f"The {each.name} serves release {chosen.id[:12]} of {chosen.manifest.created[:19]} again.")
+    published = chosen.manifest.created[:19].replace("T", " ")
+    out().print(f"The {each.name} serves release {chosen.id[:12]} of {published} UTC again.")
 
 
 @releases.command()

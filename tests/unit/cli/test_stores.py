@@ -75,6 +75,15 @@ def test_the_state_of_precomputing_is_shown(settings: CommonSettings) -> None:
     assert "ansel: broken.jpg is not in the embedder: It is cut off." in rows
 
 
+@pytest.mark.parametrize("words", [("advisors", "--local"), ("releases", "list"), ("doctor",)])
+def test_where_nothing_was_found_is_said_in_full(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MONDRIAN_DATA_DIR", raising=False)
+    assert str(tmp_path / ".mondrian") in run(*words).stdout.replace("\n", "").replace(" ", "")
+
+
 def test_releases_are_listed_rolled_back_and_collected(settings: CommonSettings) -> None:
     first = publish(settings, "embedder", ansel=3)
     second = publish(settings, "embedder", ansel=4)
@@ -83,7 +92,10 @@ def test_releases_are_listed_rolled_back_and_collected(settings: CommonSettings)
     assert first[:12] in listed.stdout
     assert second[:12] in listed.stdout
     assert "scorer" in listed.stdout
-    assert run("releases", "rollback", "embedder").exit_code == 0
+    back = run("releases", "rollback", "embedder")
+    assert back.exit_code == 0
+    (published,) = [words[2:4] for line in listed.stdout.splitlines() if (words := line.split())[1:2] == [first[:12]]]
+    assert f"release {first[:12]} of {' '.join(published)} UTC again" in back.stdout
     assert holdings(settings, EMBEDDER).release == first
     assert run("releases", "rollback", "embedder", second[:8]).exit_code == 0
     assert holdings(settings, EMBEDDER).release == second

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from services.cli.calls import Outcome
-from services.cli.radar import CENTRE_X, CENTRE_Y, RADIUS, radar
+from services.cli.radar import CENTRE_X, CENTRE_Y, RADIUS, WIDTH, radar
 from services.cli.report import write_report
 from services.core.errors import ConfigurationError
 from tests.fakes import answers
@@ -164,6 +164,46 @@ def test_an_answer_of_one_part_is_a_page(tmp_path: Path, photograph: Path, part:
     for name, heading in headings.items():
         sections = [section for section in page.all("section") if section.get("class") == name]
         assert bool(sections) == (name == part), heading
+
+
+def test_a_critique_that_is_the_whole_answer_stands_beside_the_photograph(tmp_path: Path, photograph: Path) -> None:
+    response = answers.answer()
+    response.ClearField("references")
+    response.ClearField("scores")
+    content, page = written(tmp_path, Outcome(photograph, response))
+    assert page.text.count("Wait until the shadow reaches the trees.") == 1
+    assert content.index('class="verdict"') < content.index('class="critique"') < content.index("</div>\n  </section>")
+    whole, _ = written(tmp_path, Outcome(photograph, answers.answer()))
+    assert whole.index("</div>\n  </section>") < whole.index('class="critique"')
+
+
+MEDIUM = re.compile(r"@media ([^{]*)\{((?:[^{}]*\{[^}]*\})*)\s*\}")
+
+
+def styles(content: str, selector: str, medium: str = "") -> str:
+    """Returns the declarations of a selector in the page: in the rules of a medium, else in those of none."""
+    sheet = content[content.index("<style>") + 7 : content.index("</style>")]
+    rules = "".join(body for name, body in MEDIUM.findall(sheet) if medium in name) if medium else MEDIUM.sub("", sheet)
+    found = re.findall(r"([^{}]+)\{([^}]*)\}", rules)
+    return " ".join(body for names, body in found if selector in map(str.strip, names.split(",")))
+
+
+def test_the_page_holds_what_is_long_and_what_is_printed(tmp_path: Path, photograph: Path) -> None:
+    content, _ = written(tmp_path, Outcome(photograph, answers.answer()))
+    assert "overflow-wrap: anywhere" in styles(content, "body"), "a word longer than its card is broken"
+    assert "minmax(0, 1fr)" in styles(content, ".cards", "print"), "three cards fit on paper"
+    for whole in (".times", ".colophon", ".ranges", ".card"):
+        assert "break-inside: avoid" in styles(content, whole, "print"), whole
+    assert styles(content, "a") == " color: var(--blue); "
+    assert "color" not in styles(content, ".advice"), "what is blue is a link"
+
+
+def test_labels_of_the_chart_are_legible_on_a_phone(tmp_path: Path, photograph: Path) -> None:
+    content, _ = written(tmp_path, Outcome(photograph, answers.answer()))
+    size = re.search(r"font-size: (\d+)px", styles(content, ".radar text", "max-width: 560px"))
+    assert size is not None
+    # 390 px less the page's margins, and the drawing's own width.
+    assert float(size[1]) * (390 - 36) / WIDTH > 11
 
 
 def test_scores_without_a_comparison_are_a_page(tmp_path: Path, photograph: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol, TextIO
 
@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-PLAIN_STEPS: Final = 10
-"""How many lines a whole run prints where there is no terminal."""
+PLAIN_S: Final = 10.0
+"""Seconds between two lines where there is no terminal: a log shows that work goes on, and is not filled by it."""
 
 
 class Progress(Protocol):
@@ -48,30 +48,38 @@ class _Bar:
 
 
 class _Lines:
-    def __init__(self, stream: TextIO, title: str, total: int) -> None:
+    def __init__(self, stream: TextIO, title: str, total: int, clock: Callable[[], float]) -> None:
         self._stream = stream
         self._title = title
         self._total = total
         self._done = 0
-        self._started = time.monotonic()
+        self._clock = clock
+        self._started = self._said = clock()
 
     def advance(self, count: int = 1) -> None:
-        before = self._done * PLAIN_STEPS // max(1, self._total)
         self._done += count
-        if self._done * PLAIN_STEPS // max(1, self._total) > before:
-            elapsed = time.monotonic() - self._started
-            self.say(f"{self._title}: {self._done} of {self._total} ({elapsed:.1f} s)")
+        now = self._clock()
+        if count and (self._done >= self._total or now - self._said >= PLAIN_S):
+            self._said = now
+            self.say(f"{self._title}: {self._done} of {self._total} ({now - self._started:.1f} s)")
 
     def say(self, sentence: str) -> None:
         print(sentence, file=self._stream, flush=True)
 
 
 @contextmanager
-def progress(title: str, total: int, *, quiet: bool = False, stream: TextIO | None = None) -> Iterator[Progress]:
+def progress(
+    title: str,
+    total: int,
+    *,
+    quiet: bool = False,
+    stream: TextIO | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Progress]:
     """Yields the progress of `total` items (0 and more) under a title of a few words.
 
-    Writes to `stream`, standard error unless given: a bar with the time that is left where it is a terminal, at most
-    ten lines where it is not, nothing at all when `quiet`.
+    Writes to `stream`, standard error unless given: a bar with the time that is left where it is a terminal, a line
+    every ten seconds of `clock` and at the end where it is not, nothing at all when `quiet`.
     """
     stream = sys.stderr if stream is None else stream
     if quiet:
@@ -88,4 +96,4 @@ def progress(title: str, total: int, *, quiet: bool = False, stream: TextIO | No
         with RichProgress(*columns, console=Console(file=stream)) as bar:
             yield _Bar(bar, title, total)
     else:
-        yield _Lines(stream, title, total)
+        yield _Lines(stream, title, total, clock)

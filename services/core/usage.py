@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import textwrap
 from collections.abc import Sequence
 
 from services.core.settings import COMMON_PREFIX, CommonSettings
@@ -45,10 +46,17 @@ def misspelt(kind: type[CommonSettings]) -> list[str]:
 
 
 class _KeepLines(argparse.HelpFormatter):
-    """Fills the description, and leaves the lines of the settings as they are."""
+    """Fills the description, and each line of the settings by itself."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return text if "\n" in text else super()._fill_text(text, width, indent)
+        if "\n" not in text:
+            return super()._fill_text(text, width, indent)
+        # The meaning of a setting is indented, also where it goes on; its name and default are not broken.
+        lines = (
+            textwrap.wrap(line, width, subsequent_indent="    ") if line.startswith(" ") else [line]
+            for line in text.split("\n")
+        )
+        return "\n".join(part for line in lines for part in line)
 
 
 def _prefix(kind: type[CommonSettings]) -> str:

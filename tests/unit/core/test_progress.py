@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from services.core.progress import PLAIN_STEPS, progress
+from services.core.progress import PLAIN_S, progress
 
 
 class Terminal(io.StringIO):
@@ -14,15 +14,16 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize("total", [1, 3, 10, 997])
-def test_prints_few_lines_without_a_terminal(total: int) -> None:
-    stream = io.StringIO()
-    with progress("Embedding", total, stream=stream) as bar:
-        for _ in range(total):
+@pytest.mark.parametrize(("each_s", "count"), [(0.001, 1), (PLAIN_S / 10, 10), (PLAIN_S / 4, 25), (3 * PLAIN_S, 100)])
+def test_without_a_terminal_a_line_now_and_then_shows_that_work_goes_on(each_s: float, count: int) -> None:
+    stream, done = io.StringIO(), 0
+    with progress("Embedding", 100, stream=stream, clock=lambda: done * each_s) as bar:
+        for _ in range(100):
+            done += 1
             bar.advance()
     lines = stream.getvalue().splitlines()
-    assert len(lines) == min(total, PLAIN_STEPS)
-    assert lines[-1].startswith(f"Embedding: {total} of {total} (")
+    assert len(lines) == count
+    assert lines[-1] == f"Embedding: 100 of 100 ({100 * each_s:.1f} s)"
 
 
 def test_prints_sentences_as_they_are() -> None:

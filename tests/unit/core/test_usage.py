@@ -20,6 +20,16 @@ def test_help_lists_every_setting_with_its_default_and_starts_nothing(capsys: py
     assert "\nMONDRIAN_GATEWAY_PORT=50050\n    The port to listen on; 0 takes a free one.\n" in printed
 
 
+def test_the_help_fits_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    with pytest.raises(SystemExit):
+        read_arguments(GatewaySettings, ["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines if line.startswith(" ")) < 70
+    assert "    A PEM file with the server's certificate chain; with tls_key it" in lines
+    assert "    turns on TLS." in lines
+
+
 def test_a_word_that_means_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         read_arguments(GatewaySettings, ["--port", "50060"])

@@ -103,6 +103,20 @@ def test_the_tables_are_what_the_code_says() -> None:
     assert filled(TEXT) == TEXT, "python -m tests.readme.tables makes them anew"
 
 
+def test_settings_are_named_in_full() -> None:
+    """A reader sets what stands there: METRICS_PORT alone sets nothing."""
+    settings = set(re.findall(r"^\| `(MONDRIAN_[^`]+)` \|", TEXT, re.MULTILINE))
+    for named in re.findall(r"`([A-Z][A-Z_]+\*?)`", TEXT):
+        short = not named.startswith(("MONDRIAN_", "OTEL_"))
+        assert not (short and any(setting.endswith(f"_{named}") for setting in settings)), named
+
+
+def test_what_keeps_the_terminal_stands_alone() -> None:
+    for block in blocks("sh"):
+        lines = block.split("\n")
+        assert len([line for line in lines if line.strip()]) == 1 or not any(" up" in line for line in lines), block
+
+
 @pytest.mark.parametrize("command", commands("make"))
 def test_make_knows_each_target(command: str) -> None:
     done = subprocess.run([*command.split(), "-n"], cwd=ROOT, capture_output=True, text=True, check=False)

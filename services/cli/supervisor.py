@@ -141,8 +141,7 @@ class Supervisor:
             child.serving = not child.serving
             if child.serving:
                 child.served_since = self._clock()
-                if child.ever_served:
-                    self._say(f"The {child.name} serves again.")
+                self._say(f"The {child.name} serves{' again' if child.ever_served else ''}.")
                 child.ever_served = True
             else:
                 self._say(f"The {child.name} does not serve at the moment; {self._who_serves()}.")

@@ -69,6 +69,7 @@ def test_a_service_that_is_killed_is_named_and_serves_again(tmp_path: Path) -> N
     embedder, scorer = supervisor.children
     with running(supervisor):
         assert ready.wait(PATIENCE_S)
+        assert sorted(told.sentences) == ["The embedder serves.", "The scorer serves."], "a start shows that it goes on"
         scorer.signal(signal.SIGKILL)
         died = told.wait_for("SIGKILL")
         assert died == ("The scorer was ended by SIGKILL; the embedder still serves; it starts again in 1 s.")

@@ -157,7 +157,8 @@ def show_footer(console: Console, response: gateway_pb2.AnalyzeResponse) -> None
 
 def _heading(console: Console, title: str, aside: str = "") -> None:
     heading = Text.assemble((title, "bold blue"), (f"  {aside}" if aside else "", "dim"))
-    console.print(Padding(heading, (1, 1, 0, 1)))
+    console.print()
+    console.print(Padding(heading, (0, 1), expand=False))
 
 
 def _columns(width: int, compared: bool) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import threading
 import warnings
 from dataclasses import dataclass
@@ -86,8 +87,11 @@ class ImageLimits:
     """The greatest width and the greatest height, in pixels."""
     max_decoded_pixels: int = 64_000_000
     """The greatest number of pixels that decoding holds in memory. A baseline JPEG read at a reduced scale counts
-    at that scale; every other file, a progressive JPEG included, counts whole, and a TIFF as its tile where that is
-    larger."""
+    at that scale; every other file, a JPEG of several scans (a progressive one) included, counts whole, and a TIFF as
+    its tile where that is larger."""
+    max_scanned_pixels: int = 6_400_000_000
+    """The greatest width x height x scans of a JPEG of several scans, each of which goes over all pixels and may take
+    ten bytes of the file; ten are common."""
 
 
 DEFAULT_LIMITS: Final = ImageLimits()
@@ -95,6 +99,8 @@ LARGE: Final = 16_000_000
 """Pixels held in memory beyond which photographs are decoded one at a time: with its transparency laid over white the
 largest takes half a gigabyte, and threads enough to keep all cores busy would take that many of them."""
 _one_large: Final = threading.Lock()
+# The beginning of a JPEG's scan: marker, length, and of how many channels it is.
+_SCAN: Final = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 
 
 def decode(content: bytes, *, short_side: int | None = None, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
@@ -112,12 +118,20 @@ def decode(content: bytes, *, short_side: int | None = None, limits: ImageLimits
     """
     image = _open(content, limits)
     held = max(image.width * image.height, _tile_pixels(image))
-    if short_side is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
-        # The smallest scale at which both sides are still at least as long as asked.
-        image.draft(None, (short_side, short_side))
-        # A progressive JPEG holds the coefficients of every pixel, whatever the scale.
-        if not image.info.get("progressive"):
-            held = image.width * image.height
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        scans = _scans(content, image)
+        if scans > 1 and held * scans > limits.max_scanned_pixels:
+            raise InvalidImage(
+                f"The photograph is stored in {scans:,} scans, far more than any needs; save it as a baseline (not"
+                " progressive) JPEG.",
+                reason="IMAGE_TOO_LARGE",
+            )
+        if short_side is not None:
+            # The smallest scale at which both sides are still at least as long as asked.
+            image.draft(None, (short_side, short_side))
+            # One of several scans holds the coefficients of every pixel, whatever the scale.
+            if scans == 1:
+                held = image.width * image.height
     if held > limits.max_decoded_pixels:
         raise InvalidImage(
             f"The photograph would take {held / 1e6:,.0f} million pixels in memory, more than the"
@@ -185,6 +199,13 @@ def thumbnail_jpeg(image: Image.Image, long_side: int = 256) -> bytes:
     buffer = io.BytesIO()
     clean.save(buffer, "JPEG", quality=85, optimize=True)
     return buffer.getvalue()
+
+
+def _scans(content: bytes, image: JpegImagePlugin.JpegImageFile) -> int:
+    """Returns the scans of a JPEG, 2 and more; 1 where the first is all that is read, since it holds whole pixels."""
+    scans = _SCAN.findall(content)
+    several = image.info.get("progressive") or any(scan[-1] < image.layers for scan in scans)
+    return max(2, len(scans)) if several else 1
 
 
 def _open(content: bytes, limits: ImageLimits) -> Image.Image:

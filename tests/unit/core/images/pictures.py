@@ -82,3 +82,26 @@ def pixel(image: Image.Image, x: int, y: int) -> tuple[int, int, int]:
 def mean_difference(a: Image.Image, b: Image.Image) -> float:
     assert a.size == b.size
     return float(np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).mean())
+
+
+# Tables of a JPEG that hold one symbol each, of one bit.
+_TABLES = (
+    b"\xff\xdb\0\x43\0"
+    + b"\1" * 64
+    + b"".join(b"\xff\xc4\0\x14" + kind + b"\1" + bytes(16) for kind in (b"\0", b"\x10"))
+)
+
+
+def jpeg_of_scans(width: int, height: int, scans: int) -> bytes:
+    """A grey progressive JPEG: one scan of its means, and all others empty, ten bytes each."""
+    frame = b"\xff\xc2\0\x0b\x08" + struct.pack(">HH", height, width) + b"\1\1\x11\0"
+    means = b"\xff\xda\0\x08\1\1\0\0\0\0" + bytes(-(-width // 8) * -(-height // 8))
+    return b"\xff\xd8" + _TABLES + frame + means + b"\xff\xda\0\x08\1\1\0\1\x3f\0" * (scans - 1) + b"\xff\xd9"
+
+
+def jpeg_of_planes(width: int, height: int) -> bytes:
+    """A JPEG that is not progressive, whose three channels come one after the other."""
+    frame = b"\xff\xc0\0\x11\x08" + struct.pack(">HH", height, width) + b"\3\1\x11\0\2\x11\0\3\x11\0"
+    blocks = bytes(-(-width // 8) * -(-height // 8))
+    planes = (b"\xff\xda\0\x08\1" + plane + b"\0\0\x3f\0" + blocks for plane in (b"\1", b"\2", b"\3"))
+    return b"\xff\xd8" + _TABLES + frame + b"".join(planes) + b"\xff\xd9"

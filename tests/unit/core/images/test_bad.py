@@ -15,7 +15,16 @@ from PIL import Image
 
 from services.core import images
 from services.core.errors import InvalidImage
-from tests.unit.core.images.pictures import gradient, jpeg_naming, png_header, reason_of, saved, tiled_tiff
+from tests.unit.core.images.pictures import (
+    gradient,
+    jpeg_naming,
+    jpeg_of_planes,
+    jpeg_of_scans,
+    png_header,
+    reason_of,
+    saved,
+    tiled_tiff,
+)
 
 
 def test_refuses_an_empty_file() -> None:
@@ -85,6 +94,22 @@ def test_counts_what_decoding_holds_in_memory() -> None:
         "IMAGE_TOO_LARGE"
     )
     assert reason_of(saved(gradient(1500, 1000), "PNG"), short_side=300, limits=limits) == "IMAGE_TOO_LARGE"
+
+
+def test_counts_a_jpeg_of_several_scans_whole() -> None:
+    content = jpeg_of_planes(1500, 1000)
+    limits = images.ImageLimits(max_pixels=2_000_000, max_decoded_pixels=1_000_000)
+    assert images.decode(content, short_side=300).size == (750, 500)
+    assert reason_of(content, short_side=300, limits=limits) == "IMAGE_TOO_LARGE"
+
+
+def test_refuses_a_jpeg_that_goes_over_its_pixels_without_end() -> None:
+    # 15 MiB have room for a million and a half empty scans, each of which takes a hundredth of a second.
+    assert images.decode(jpeg_of_scans(64, 48, 100)).size == (64, 48)
+    assert reason_of(jpeg_of_scans(8000, 8000, 101)) == "IMAGE_TOO_LARGE"
+    assert reason_of(jpeg_of_scans(8000, 8000, 101), short_side=300) == "IMAGE_TOO_LARGE"
+    limits = images.ImageLimits(max_scanned_pixels=64 * 48)
+    assert images.decode(saved(gradient(), "JPEG"), limits=limits).size == (64, 48)
 
 
 def test_refuses_no_pixels() -> None:

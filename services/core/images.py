@@ -99,6 +99,8 @@ LARGE: Final = 16_000_000
 """Pixels held in memory beyond which photographs are decoded one at a time: with its transparency laid over white the
 largest takes half a gigabyte, and threads enough to keep all cores busy would take that many of them."""
 _one_large: Final = threading.Lock()
+# A header in as many pieces as a file of 15 MiB has room for would take Python half a minute to read.
+_MAX_HEADER_READS: Final = 10_000
 # The beginning of a JPEG's scan: marker, length, and of how many channels it is.
 _SCAN: Final = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 
@@ -201,6 +203,19 @@ def thumbnail_jpeg(image: Image.Image, long_side: int = 256) -> bytes:
     return buffer.getvalue()
 
 
+class _File(io.BytesIO):
+    """A file's bytes, which can be read only so often until it is open."""
+
+    reads_left: int | None = _MAX_HEADER_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.reads_left is not None:
+            self.reads_left -= 1
+            if self.reads_left < 0:
+                raise ValueError("the header has too many pieces")
+        return super().read(size)
+
+
 def _scans(content: bytes, image: JpegImagePlugin.JpegImageFile) -> int:
     """Returns the scans of a JPEG, 2 and more; 1 where the first is all that is read, since it holds whole pixels."""
     scans = _SCAN.findall(content)
@@ -214,7 +229,9 @@ def _open(content: bytes, limits: ImageLimits) -> Image.Image:
     if len(content) > limits.max_bytes:
         raise _too_large(len(content), limits)
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        file = _File(content)
+        image = Image.open(file, formats=FORMATS)
+        file.reads_left = None
         width, height = image.size
     except Exception as error:  # as above: any exception of a plugin means that the header cannot be used
         raise _unopened(content) from error

@@ -112,6 +112,22 @@ def test_refuses_a_jpeg_that_goes_over_its_pixels_without_end() -> None:
     assert images.decode(saved(gradient(), "JPEG"), limits=limits).size == (64, 48)
 
 
+@pytest.mark.parametrize(
+    ("fmt", "after", "piece"),
+    [
+        ("JPEG", 2, b"\xff\xe1\0\x0aExif\0\0ab"),
+        ("JPEG", 2, b"\xff"),
+        ("PNG", 33, b"\0\0\0\0teSt\x4d\xfb\x5a\xae"),
+        ("GIF", 781, b"!\xfe\1a\0"),
+    ],
+)
+def test_refuses_a_header_in_pieces_without_end(fmt: str, after: int, piece: bytes) -> None:
+    content = saved(Image.effect_noise((64, 48), 64), fmt)
+    few, many = (content[:after] + piece * times + content[after:] for times in (100, 20_000))
+    assert images.decode(few).size == (64, 48)
+    assert reason_of(many) == "IMAGE_UNDECODABLE"
+
+
 def test_refuses_no_pixels() -> None:
     assert reason_of(png_header(0, 0)) == "IMAGE_UNDECODABLE"
     assert reason_of(jpeg_naming(0, 0)) == "IMAGE_UNDECODABLE"

@@ -24,6 +24,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from services.core import telemetry, usage
+from services.core.aio_server import make_server
 from services.core.byte_budget import ByteBudget
 from services.core.channels import server_options
 from services.core.errors import ConfigurationError
@@ -91,8 +92,8 @@ class RunningServer:
         tokens = [TokenInterceptor(Tokens(settings.tokens_file))] if settings.tokens_file else []
         calls = CallInterceptor(ByteBudget(settings.max_bytes_in_flight))
         options = server_options(settings.max_connection_age_s)
-        self._server = grpc.aio.server(interceptors=[calls, *tokens], options=options)
-        self._probed = grpc.aio.server(options=options) if settings.health_port else None
+        self._server = make_server([calls, *tokens], options)
+        self._probed = make_server([], options) if settings.health_port else None
         self._heartbeat: asyncio.Task[None] | None = None
         self._metrics: WSGIServer | None = None
 

@@ -60,4 +60,6 @@ def configure_logging(level: str, form: str) -> None:
     # Model libraries are talkative about what a user cannot act on.
     for name in ("httpx", "urllib3", "PIL", "transformers", "open_clip", "timm", "asyncio", "grpc._cython"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # What is wrong with a caller's tracestate would be quoted.
+    logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)
     logging.getLogger("grpc._cython.cygrpc").addFilter(worth_telling)

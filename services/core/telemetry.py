@@ -16,7 +16,8 @@ from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import grpc
-from opentelemetry import propagate, trace
+from opentelemetry import trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from services.core.errors import ConfigurationError
 from services.core.tokens import Metadata
@@ -26,6 +27,8 @@ ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_EN
 FAULTS: Final = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 """The codes that are a server's fault, by OpenTelemetry's conventions for gRPC; the others are the caller's."""
 
+# The trace alone: a caller's baggage could be passed on in more bytes than headers may have, and would be logged.
+_PROPAGATOR: Final = TraceContextTextMapPropagator()
 # Makes spans that pass a caller's trace on and are seen by nobody, until `exporting` sets another.
 _tracer: trace.Tracer = trace.NoOpTracer()
 
@@ -76,7 +79,7 @@ def answering(method: str, metadata: Mapping[str, str]) -> AbstractContextManage
         return contextlib.nullcontext()  # nobody would see it, and every call would pay for it
     service, _, name = method.removeprefix("/").partition("/")
     attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
-    caller = propagate.extract(metadata)
+    caller = _PROPAGATOR.extract(metadata)
     return _current(_tracer.start_span(f"{service}/{name}", caller, trace.SpanKind.SERVER, attributes))
 
 
@@ -111,7 +114,7 @@ def context() -> Metadata:
     """Returns the metadata by which a call carries the current span on; empty where there is no trace."""
     carrier: dict[str, str] = {}
     if trace.get_current_span().get_span_context().is_valid:
-        propagate.inject(carrier)
+        _PROPAGATOR.inject(carrier)
     return tuple(carrier.items())
 
 

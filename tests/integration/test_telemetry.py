@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from mondrian.gateway.v1 import gateway_pb2
 
 from services.core import telemetry
 from services.core.errors import AdvisorNotFound, ConfigurationError
+from services.core.logs import configure_logging
 from tests.fakes.backends import PHOTOGRAPH
 from tests.fakes.collector import Collector, Span, collector
 from tests.fakes.system import analyze_request, system
@@ -144,3 +146,28 @@ print([name for name in sys.modules if name.startswith(("opentelemetry.sdk", "op
 """
     run = [sys.executable, "-c", program]
     assert subprocess.run(run, env=child_environment({}), capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+async def test_of_what_a_caller_sends_beside_the_trace_nothing_is_passed_on_or_logged(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # Passed on, each "!" would be three characters, and all of them more than any service takes.
+    beside = (("baggage", ",".join(f"mine{each}={'!' * 500}" for each in range(15))), ("tracestate", "==mine"))
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        configure_logging("info", "text")
+        async with system() as there:
+            answer = await there.stub.Analyze(analyze_request(), metadata=TRACEPARENT[:1] + beside)
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    assert not answer.failures
+    told = capsys.readouterr().err
+    assert f"trace_id={TRACE}" in told
+    assert "mine" not in told
+
+
+def test_propagators_that_are_not_there_hinder_nothing() -> None:
+    environment = child_environment({"OTEL_PROPAGATORS": "nonsense"})
+    subprocess.run([sys.executable, "-c", "import services.core.telemetry"], env=environment, check=True, timeout=60)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import grpc.aio
@@ -23,6 +23,9 @@ from services.gateway.listing import list_advisors
 from services.gateway.modes import validate
 from services.gateway.settings import GatewaySettings
 from services.gateway.stream import events_of
+
+# Clients that mean "for ever" send centuries, which the library takes for a time that has passed when it sends them on.
+_LONGEST_S: Final = 24 * 3600.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -104,9 +107,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
 
     @staticmethod
     def _seconds(context: Context, default: float) -> float:
-        """Returns what is left of the client's deadline; `default` where the client set none."""
+        """Returns what is left of the client's deadline, a day at most; `default` where the client set none."""
         remaining = context.time_remaining()
-        return default if remaining is None else remaining
+        return default if remaining is None else min(remaining, _LONGEST_S)
 
 
 def _metadata(context: Context) -> Metadata:

@@ -14,6 +14,7 @@ from mondrian.gateway.v1 import gateway_pb2
 from services.core.errors import rpc_status_of
 from services.gateway import directory, fanout
 from tests.fakes.system import System, analyze_request, system
+from tests.http2 import answer_of
 from tests.integration.gateway.calls import (
     CLIP,
     CRITIQUE,
@@ -63,6 +64,19 @@ class TestDeadlinesAndCancellation:
             assert left is not None
             # Timeouts are rounded up on the wire.
             assert 10.0 < left < 29.9
+
+    async def test_a_deadline_in_centuries_means_no_haste(self, over_fakes: System) -> None:
+        # What grpc-go sends for the longest duration that Go knows.
+        answer = await answer_of(
+            int(over_fakes.address.rpartition(":")[2]),
+            b"/mondrian.gateway.v1.GatewayService/Analyze",
+            analyze_request(CLIP).SerializeToString(),
+            ((b"grpc-timeout", b"2562048H"),),
+        )
+        assert b"grpc-status\x010" in answer
+        (left,) = over_fakes.embedder.time_left
+        assert left is not None
+        assert 3600 < left < 25 * 3600
 
     async def test_a_grounded_critique_keeps_half_of_the_time(self) -> None:
         async with system(combined_deadline_s=3.0) as running:

@@ -44,12 +44,14 @@ def _extra(record: logging.LogRecord) -> dict[str, object]:
     return {name: value for name, value in vars(record).items() if name not in _STANDARD}
 
 
-def worth_telling(record: logging.LogRecord) -> bool:
-    """Returns False for what gRPC says of a client that left while an answer was on its way to it.
+# Of a client that left while an answer was on its way to it: the call's own line says CANCELLED. Of a header that is no
+# text, quoted as it is: it may be a token, and is read as one that is not accepted.
+_CLIENTS_DOING: Final = ("ExecuteBatchError raised in core", "Invalid encoding on")
 
-    It is an error with a trace for every such client; the call's own line says CANCELLED.
-    """
-    return not record.getMessage().startswith("ExecuteBatchError raised in core")
+
+def worth_telling(record: logging.LogRecord) -> bool:
+    """Returns False for what gRPC says, as an error with a trace, of what a client did."""
+    return not record.getMessage().startswith(_CLIENTS_DOING)
 
 
 def configure_logging(level: str, form: str) -> None:

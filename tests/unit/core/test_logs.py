@@ -35,7 +35,7 @@ def test_text_ends_with_the_extra_fields() -> None:
     assert TextFormatter().format(made).endswith("Score ended ms=1.5")
 
 
-def test_a_client_that_leaves_while_it_is_answered_is_no_error_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_client_does_is_no_error_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
@@ -43,6 +43,7 @@ def test_a_client_that_leaves_while_it_is_answered_is_no_error_of_the_log(capsys
         grpc_log = logging.getLogger("grpc._cython.cygrpc")
         for fault in ("ExecuteBatchError raised in core", "Unexpected [ValueError] raised"):
             grpc_log.error("%s by servicer method [%s]", fault, "/mondrian.gateway.v1.GatewayService/AnalyzeBatch")
+        grpc_log.error("Invalid encoding on %s", b"Bearer 0123456789abcdef\xff")
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)

@@ -8,14 +8,14 @@ from types import TracebackType
 from typing import Final
 
 import grpc
-from google.rpc import code_pb2, error_details_pb2
+from google.rpc import code_pb2
 from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from mondrian.types.v1 import types_pb2
 
 from services.cli.failures import CommandFailed
 from services.cli.settings import ClientSettings
 from services.core.channels import channel_options
-from services.core.errors import rpc_status_of, status_of
+from services.core.errors import retry_delay_s, rpc_status_of, status_of
 from services.core.tls import client_credentials
 from services.core.tokens import Tokens
 
@@ -116,11 +116,7 @@ class Gateway:
 
 def retry_after_s(error: grpc.RpcError) -> float:
     """Returns the seconds that the server asks to wait before another try; 0 where it does not say."""
-    retry = error_details_pb2.RetryInfo()
-    for detail in rpc_status_of(error).details:
-        if detail.Unpack(retry):
-            return float(retry.retry_delay.ToTimedelta().total_seconds())
-    return 0.0
+    return retry_delay_s(rpc_status_of(error)) or 0.0
 
 
 def _channel(address: str, settings: ClientSettings) -> grpc.Channel:

@@ -29,6 +29,7 @@ from typing import ClassVar, Final, cast
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from mondrian.types.v1 import types_pb2
 
@@ -247,19 +248,33 @@ def rpc_status_of(error: grpc.RpcError) -> status_pb2.Status:
     code: grpc.StatusCode = error.code()
     for key, value in cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ()):
         if key == "grpc-status-details-bin" and isinstance(value, bytes):
-            status = status_pb2.Status.FromString(value)
-            if status.code == code.value[0]:
-                return status
+            # Of a stranger it may be anything; its code and sentence hold all the same.
+            with contextlib.suppress(DecodeError):
+                status = status_pb2.Status.FromString(value)
+                if status.code == code.value[0]:
+                    return status
     return status_pb2.Status(code=code.value[0], message=error.details() or code.name)
 
 
 def reason_of(status: status_pb2.Status) -> str:
     """Returns the reason of a status's ErrorInfo; empty where it has none."""
     info = error_details_pb2.ErrorInfo()
-    for detail in status.details:
-        if detail.Unpack(info):
-            return str(info.reason)
-    return ""
+    return str(info.reason) if find_detail(status, info) else ""
+
+
+def retry_delay_s(status: status_pb2.Status) -> float | None:
+    """Returns the seconds after which a status's RetryInfo says to try again; None where it has none."""
+    retry = error_details_pb2.RetryInfo()
+    return float(retry.retry_delay.ToNanoseconds()) / 1e9 if find_detail(status, retry) else None
+
+
+def find_detail(status: status_pb2.Status, detail: Message) -> bool:
+    """Returns whether a status has a detail of the kind of `detail`, which is filled from it."""
+    for packed in status.details:
+        with contextlib.suppress(DecodeError):
+            if packed.Unpack(detail):
+                return True
+    return False
 
 
 def status_of(error: grpc.RpcError | MondrianError) -> types_pb2.Status:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 import grpc
 import grpc.aio
-from google.protobuf.message import Message
-from google.rpc import error_details_pb2
+from google.protobuf.message import DecodeError, Message
 from mondrian.critic.v1 import critic_pb2
 from mondrian.embedder.v1 import embedder_pb2
 from mondrian.scorer.v1 import scorer_pb2
@@ -24,6 +23,7 @@ from services.core.errors import (
     MondrianError,
     QueuedTooLong,
     reason_of,
+    retry_delay_s,
     rpc_status_of,
     to_rpc_status,
 )
@@ -136,11 +136,7 @@ def _varint(value: int) -> bytes:
 
 def retry_after_s(error: MondrianError) -> float | None:
     """Returns the seconds after which a failure's RetryInfo says to try again; None without one."""
-    retry = error_details_pb2.RetryInfo()
-    for detail in to_rpc_status(error).details:
-        if detail.Unpack(retry):
-            return float(retry.retry_delay.ToNanoseconds()) / 1e9
-    return None
+    return retry_delay_s(to_rpc_status(error))
 
 
 class Backend:
@@ -174,24 +170,24 @@ class Backend:
 
     def _unary(
         self, method: str, request: bytes | Message, response: type[R], timeout: float, metadata: Metadata
-    ) -> grpc.aio.UnaryUnaryCall[Any, R]:
-        """Begins a call of a unary method."""
+    ) -> grpc.aio.UnaryUnaryCall[Any, R | DecodeError]:
+        """Begins a call of a unary method; its answer is an error where it is no message."""
         # Made for each call, which takes microseconds: the channel may have been renewed since the last.
-        begin: grpc.aio.UnaryUnaryMultiCallable[Any, R]
-        begin = self.channel.unary_unary(f"/{self.service}/{method}", _wire, response.FromString)
+        begin: grpc.aio.UnaryUnaryMultiCallable[Any, R | DecodeError]
+        begin = self.channel.unary_unary(f"/{self.service}/{method}", _wire, _reading(response))
         return begin(request, timeout=timeout, metadata=(*metadata, *self._access.metadata(), *telemetry.context()))
 
     def _streamed(
         self, method: str, request: bytes | Message, response: type[R], timeout: float, metadata: Metadata
-    ) -> grpc.aio.UnaryStreamCall[Any, R]:
-        """Begins a call of a method that answers with a stream."""
-        begin: grpc.aio.UnaryStreamMultiCallable[Any, R]
-        begin = self.channel.unary_stream(f"/{self.service}/{method}", _wire, response.FromString)
+    ) -> grpc.aio.UnaryStreamCall[Any, R | DecodeError]:
+        """Begins a call of a method that answers with a stream, in which an error is what is no message."""
+        begin: grpc.aio.UnaryStreamMultiCallable[Any, R | DecodeError]
+        begin = self.channel.unary_stream(f"/{self.service}/{method}", _wire, _reading(response))
         return begin(request, timeout=timeout, metadata=(*metadata, *self._access.metadata(), *telemetry.context()))
 
-    async def _answer(self, call: Awaitable[R], timeout: float) -> R:
+    async def _answer(self, call: Awaitable[R | DecodeError], timeout: float) -> R:
         try:
-            answer = await call
+            answer = self._readable(await call)
         except grpc.aio.AioRpcError as error:
             raise self._failure(error, timeout) from error
         except asyncio.CancelledError as error:
@@ -207,6 +203,17 @@ class Backend:
             return error
         return BackendUnavailable(
             f"The connection to the {self.name} was renewed before it had answered; try again in a moment.",
+            metadata={"backend": self.name},
+        )
+
+    def _readable(self, answer: R | DecodeError) -> R:
+        if isinstance(answer, DecodeError):
+            raise self._foreign()
+        return answer
+
+    def _foreign(self) -> MondrianError:
+        return BackendUnavailable(
+            f"What answers at the {self.name}'s address is not {self.service}; mend the gateway's settings.",
             metadata={"backend": self.name},
         )
 
@@ -237,10 +244,7 @@ class Backend:
                     metadata=metadata,
                 )
             case grpc.StatusCode.UNIMPLEMENTED:
-                return BackendUnavailable(
-                    f"What answers at the {self.name}'s address is not {self.service}; mend the gateway's settings.",
-                    metadata=metadata,
-                )
+                return self._foreign()
         status.message = f"The {self.name} failed: {status.message}"
         return Forwarded(status)
 
@@ -252,6 +256,21 @@ class Backend:
                 log.info("the %s at %s answers again", self.name, self.address)
             else:
                 log.warning("the %s at %s cannot be reached: %s", self.name, self.address, why)
+
+
+def _reading(response: type[R]) -> Callable[[bytes], R | DecodeError]:
+    """Returns a deserializer that gives the error where the bytes are no message of `response`.
+
+    Of what it raised the library would make an answer that is None, with a trace in the log for each.
+    """
+
+    def read(content: bytes) -> R | DecodeError:
+        try:
+            return response.FromString(content)
+        except DecodeError as error:
+            return error
+
+    return read
 
 
 def _wire(request: bytes | Message) -> bytes:

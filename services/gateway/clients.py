@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 
 import grpc.aio
@@ -40,11 +41,12 @@ class EmbedderClient(Backend):
         return await self._answer(self._unary("ListAdvisors", request, answer, timeout, metadata), timeout)
 
     async def all_advisors(self, timeout: float, metadata: Metadata = ()) -> list[embedder_pb2.Advisor]:
-        """Returns every advisor, page after page; `timeout` seconds a page."""
+        """Returns every advisor, page after page, within `timeout` seconds."""
+        until = time.monotonic() + timeout
         advisors: list[embedder_pb2.Advisor] = []
         request = embedder_pb2.ListAdvisorsRequest(page_size=200)
         while True:
-            answer = await self.list_advisors(request, timeout, metadata)
+            answer = await self.list_advisors(request, until - time.monotonic(), metadata)
             advisors.extend(answer.advisors)
             if not answer.next_page_token:
                 return advisors
@@ -76,7 +78,7 @@ class CriticClient(Backend):
         call = self._streamed("StreamCritique", body, critic_pb2.StreamCritiqueResponse, timeout, metadata)
         try:
             async for event in call:
-                yield event
+                yield self._readable(event)
             self._reached(True)
         except grpc.aio.AioRpcError as error:
             raise self._failure(error, timeout) from error
@@ -86,12 +88,14 @@ class CriticClient(Backend):
             call.cancel()
 
     async def all_adapters(self, timeout: float, metadata: Metadata = ()) -> list[critic_pb2.Adapter]:
-        """Returns every adapter, page after page; `timeout` seconds a page."""
+        """Returns every adapter, page after page, within `timeout` seconds."""
+        until = time.monotonic() + timeout
         adapters: list[critic_pb2.Adapter] = []
         request = critic_pb2.ListAdaptersRequest(page_size=200)
         while True:
+            left = until - time.monotonic()
             answer = await self._answer(
-                self._unary("ListAdapters", request, critic_pb2.ListAdaptersResponse, timeout, metadata), timeout
+                self._unary("ListAdapters", request, critic_pb2.ListAdaptersResponse, left, metadata), left
             )
             adapters.extend(answer.adapters)
             if not answer.next_page_token:

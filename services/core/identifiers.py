@@ -12,8 +12,10 @@ from services.core.errors import InvalidArgument
 
 ADVISOR_ID: Final = re.compile(r"[a-z0-9-]{1,64}")
 """The whole of an advisor's id."""
-UNPRINTABLE: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
-"""The categories of control characters, halves of a pair, and separators of lines."""
+# The categories of control characters, halves of a pair, and separators of lines.
+_UNPRINTABLE: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+# What lets the text behind it, up to the end of its line, run the other way.
+_TURNS: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def asked_advisor(advisor: str, *, required: bool) -> str:
@@ -37,6 +39,9 @@ def asked_advisor(advisor: str, *, required: bool) -> str:
 def legible(name: str) -> str:
     """Returns a file's name with what is no text, or moves the cursor of a terminal, as escapes."""
     text = os.fsencode(name).decode(errors="backslashreplace")
-    return "".join(
-        each.encode("unicode_escape").decode() if unicodedata.category(each) in UNPRINTABLE else each for each in text
-    )
+    return "".join(each if printable(each) else each.encode("unicode_escape").decode() for each in text)
+
+
+def printable(character: str) -> bool:
+    """Returns whether a character is one of a line of text, and leaves those around it alone."""
+    return unicodedata.category(character) not in _UNPRINTABLE and character not in _TURNS

@@ -5,33 +5,74 @@ YAML is read by the safe loader, so a file holds values and nothing else.
 
 from __future__ import annotations
 
-import unicodedata
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import yaml
 
 from services.core.errors import ConfigurationError
-from services.core.identifiers import UNPRINTABLE
+from services.core.identifiers import printable
 
 MAX_YAML_BYTES: Final = 16 * 1024 * 1024
 MAX_TEXT: Final = 4_000
 
 
+# A field holds text, a number or a list of them; what else the safe loader makes could hold a thousandfold of its file.
+_NO_FIELDS: Final = ("binary", "omap", "pairs", "set")
+_MAX_DIGITS: Final = 40
+_MAX_MERGED: Final = 1_000
+
+
+class _Twice(yaml.YAMLError):
+    """A mapping has a key twice, of which the loader would keep the last in silence."""
+
+    def __init__(self, key: yaml.ScalarNode) -> None:
+        super().__init__()
+        self.key: str = key.value
+        self.line: int = key.start_mark.line + 1
+
+
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which says where a value stands that looks like a date or a number and is none (2020-13-45)."""
+    """The safe loader, which says where a value stands that looks like a date or a number and is none (2020-13-45).
+
+    A small file makes it hold little, whatever it refers to, and takes it little time.
+    """
+
+    yaml_constructors: ClassVar = {
+        tag: make
+        for tag, make in yaml.SafeLoader.yaml_constructors.items()
+        if not str(tag).endswith(tuple(f":{name}" for name in _NO_FIELDS))
+    }
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Returns a mapping as it is written."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise _Twice(key)
+                seen.add(key.value)
+        return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Returns a node's value."""
+        number = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+        if number and len(node.value) > _MAX_DIGITS:
+            raise yaml.constructor.ConstructorError(problem="no field holds it", problem_mark=node.start_mark)
         try:
-            value = super().construct_object(node, deep)
-            if isinstance(value, int):
-                str(value)  # Python refuses to write a number of thousands of digits, and no field holds one
-            return value
+            return super().construct_object(node, deep)
         except (yaml.YAMLError, RecursionError):
             raise
         except Exception as error:  # whatever the value makes Python run into
             raise yaml.constructor.ConstructorError(problem=str(error), problem_mark=node.start_mark) from error
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Puts what a mapping refers to by << into it."""
+        written = len(node.value)
+        super().flatten_mapping(node)
+        if len(node.value) > written + _MAX_MERGED:
+            raise yaml.constructor.ConstructorError(problem="refers to too much", problem_mark=node.start_mark)
 
 
 def mapping(path: Path) -> dict[str, object]:
@@ -50,6 +91,10 @@ def mapping(path: Path) -> dict[str, object]:
         content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
+    except _Twice as error:
+        raise ConfigurationError(
+            f"{path} has {plain(error.key)!r} a second time in line {error.line}; keep one."
+        ) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark is not None else ""
@@ -101,7 +146,7 @@ def texts(where: Path, entry: dict[str, object], key: str) -> tuple[str, ...]:
 def plain(value: object) -> str:
     """Returns a value as one line of text; two escaped halves of a character, as JSON writes them, become it."""
     line = " ".join(str(value).split()).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return "".join(each for each in line if unicodedata.category(each) not in UNPRINTABLE)
+    return "".join(each for each in line if printable(each))
 
 
 def unknown(where: str, entry: dict[str, object], known: frozenset[str]) -> list[str]:

@@ -13,6 +13,14 @@ from services.core.advisors import DIMENSIONS, load_advisor, require_id
 from services.core.errors import ConfigurationError
 
 
+def ninefold(form: str) -> str:
+    """Eight lines, each of which refers nine times to the one before it."""
+    return "".join(f"a{n}: &a{n} {form.format(','.join([f'*a{n - 1}'] * 9))}\n" for n in range(1, 9))
+
+
+NINEFOLD = "a0: &a0 [x]\n" + ninefold("[{}]")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     path = tmp_path / "ansel"
@@ -96,6 +104,13 @@ def test_says_what_it_passes_over(folder: Path) -> None:
         ("metadata.yaml", "b.jpg: {title: " + "9" * 5_000 + "}", ("line 1", "quotes")),
         ("metadata.yaml", "b.jpg: {year: 0x" + "9" * 5_000 + "}", ("line 1", "quotes")),
         ("metadata.yaml", "b.jpg: {title: !!float ''}", ("line 1", "quotes")),
+        ("metadata.yaml", "b.jpg: {year: " + ":".join(["59"] * 300_000) + "}", ("line 1", "quotes")),
+        ("metadata.yaml", "b.jpg:\n  title: Lake\n  title: Sea\n", ("'title' a second time in line 3",)),
+        ("metadata.yaml", "b.jpg: {title: Lake}\nb.jpg: {year: 1941}\n", ("'b.jpg' a second time in line 2",)),
+        ("advisor.yaml", NINEFOLD + "focus_areas: !!pairs [a: *a8]\n", ("line 10",)),
+        ("advisor.yaml", NINEFOLD + "focus_areas: !!omap [a: *a8]\n", ("line 10",)),
+        ("advisor.yaml", "name: !!set {a, b}\n", ("line 1",)),
+        ("advisor.yaml", "a0: &a0 {k: v}\n" + ninefold("{{<<: [{}]}}"), ("not YAML in line",)),
         ("metadata.yaml", "b.jpg: {best_for: [sharpness]}", ("sharpness", "focus_sharpness")),
     ],
 )
@@ -104,6 +119,14 @@ def test_names_the_file_and_what_to_write(folder: Path, file: str, text: str, wo
     message = sentence(folder)
     for word in words:
         assert word in message
+
+
+def test_what_photographs_share_is_written_once(folder: Path) -> None:
+    (folder / "metadata.yaml").write_text(
+        "a.PNG: &both {title: Lake, year: 1941}\nb.jpg: &sea {<<: *both, title: Sea}\nc.jpg: {<<: *sea, title: Sky}\n"
+    )
+    described = [(each.about.title, each.about.year) for each in load_advisor(folder).photographs]
+    assert described == [("Lake", 1941), ("Sea", 1941)]
 
 
 def test_refuses_text_that_is_not_utf8(folder: Path) -> None:
@@ -175,6 +198,15 @@ def test_a_name_that_is_no_line_of_text_is_not_stored_and_is_shown_escaped(
     advisor = load_advisor(folder)
     assert [each.about.file_name for each in advisor.photographs] == ["a.PNG", "b.jpg"]
     assert f"{shown} is passed over: its name is not plain UTF-8 text, so rename it." in advisor.notices
+
+
+def test_a_name_that_turns_what_follows_it_around_is_shown_escaped(folder: Path) -> None:
+    (folder / "references" / "a\u202egpj.jpg").write_bytes(b"")
+    (folder / "advisor.yaml").write_text('name: "\\u202eyliM\\u2066 \\u0627\\u200f"\n')
+    advisor = load_advisor(folder, "ansel")
+    assert "a\\u202egpj.jpg is passed over: its name is not plain UTF-8 text, so rename it." in advisor.notices
+    # A mark of direction belongs to scripts that are written from right to left.
+    assert advisor.name == "yliM \u0627\u200f"
 
 
 def test_names_of_other_scripts_and_typographic_spaces_stay(folder: Path) -> None:

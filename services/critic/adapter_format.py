@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 
+from services.core.yaml_fields import plain
 from services.critic.checkpoint import DamagedFileError, TensorSpec, read_header
 from services.critic.lora import GROUPS, TARGETS, AdapterWeights
 
@@ -33,6 +34,7 @@ WEIGHTS_FILE: Final = "adapter_model.safetensors"
 MANIFEST_FILE: Final = "manifest.json"
 _MANIFEST_FORMAT: Final = 1
 _JSON_LIMIT: Final = 1024 * 1024
+_MAX_REASON: Final = 300
 _NAME: Final = re.compile(r"[a-z0-9-]{1,64}")
 _TENSOR: Final = re.compile(
     r"base_model\.model\.model\.language_model\.layers\.(\d{1,4})\.((?:self_attn|mlp)\.\w+)\.lora_([AB])\.weight"
@@ -53,7 +55,11 @@ _MODULES: Final = {name.rsplit(".", 1)[1]: name for names in GROUPS.values() for
 
 
 class AdapterRefused(ValueError):
-    """An adapter that is not used; the message is one sentence that says why."""
+    """An adapter that is not used; the message is one line of at most 300 characters that says why."""
+
+    def __init__(self, reason: str) -> None:
+        # It may quote what the adapter's files say, and goes into every critique that is written without the adapter.
+        super().__init__(plain(reason)[:_MAX_REASON])
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,10 @@ def good(tmp_path: Path, base: Base) -> Path:
 def refusal(folder: Path, base: Base, limits: AdapterLimits = LIMITS) -> str:
     with pytest.raises(AdapterRefused) as refused:
         adapter_format.read(folder, base, limits)
-    return str(refused.value)
+    reason = str(refused.value)
+    assert reason.isprintable()
+    assert len(reason) <= 300
+    return reason
 
 
 def reconfigure(folder: Path, **changes: object) -> None:
@@ -77,6 +80,8 @@ def test_the_revision_follows_the_bytes(good: Path, base: Base) -> None:
         ({"alpha_pattern": {"q_proj": 2}}, "uses alpha_pattern"),
         ({"a_feature_of_next_year": {"on": 1}}, "uses a_feature_of_next_year"),
         ({"init_lora_weights": "pissa"}, "changing the base model"),
+        ({"\ud800\x1b[31m" + "x" * 10_000: 1}, "it uses \N{REPLACEMENT CHARACTER}[31mxxx"),
+        ({"layers_to_transform": ["\ud800"]}, "in layer \N{REPLACEMENT CHARACTER}"),
         ({"r": 0}, "rank is 0"),
         ({"r": 100_000}, "rank is 100000"),
         ({"r": True}, "rank is True"),

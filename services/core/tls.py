@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from pathlib import Path
 
 import grpc
@@ -19,13 +20,14 @@ def server_credentials(certificate: Path, key: Path, client_authority: Path | No
     leave those in use, and say so in the log.
 
     Raises:
-        ConfigurationError: a file cannot be read.
+        ConfigurationError: a file cannot be read, or is not what it should be.
     """
 
     def read() -> grpc.ServerCertificateConfiguration:
-        return grpc.ssl_server_certificate_configuration(
-            [(_pem(key), _pem(certificate))], root_certificates=_pem(client_authority) if client_authority else None
-        )
+        pair = _pem(key), _pem(certificate)
+        authority = _pem(client_authority) if client_authority else None
+        _check(client_authority, certificate, key)
+        return grpc.ssl_server_certificate_configuration([pair], root_certificates=authority)
 
     in_use = read()
 
@@ -46,13 +48,34 @@ def client_credentials(authority: Path, certificate: Path | None, key: Path | No
     """Returns a client's credentials: servers must be signed by `authority`; `certificate` and `key` are shown to them.
 
     Raises:
-        ConfigurationError: a file cannot be read.
+        ConfigurationError: a file cannot be read, or is not what it should be.
     """
-    return grpc.ssl_channel_credentials(
+    credentials = grpc.ssl_channel_credentials(
         _pem(authority),
         private_key=_pem(key) if key else None,
         certificate_chain=_pem(certificate) if certificate else None,
     )
+    _check(authority, certificate, key)
+    return credentials
+
+
+def _check(authority: Path | None, certificate: Path | None, key: Path | None) -> None:
+    """Raises where gRPC would but fail to listen or to connect, and say nothing of the files: half of them is written,
+    say, or one is another's."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if authority is not None:
+        try:
+            context.load_verify_locations(authority)
+        except ssl.SSLError as error:
+            raise ConfigurationError(f"The TLS file {authority} holds no certificate in PEM.") from error
+    if certificate is not None and key is not None:
+        try:
+            # Without a password: nobody is there to be asked for one.
+            context.load_cert_chain(certificate, key, password="")
+        except ssl.SSLError as error:
+            raise ConfigurationError(
+                f"The TLS files {certificate} and {key} are not a certificate and its own key, in PEM and unencrypted."
+            ) from error
 
 
 def _pem(path: Path) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from mondrian.types.v1 import types_pb2
 
 from services.core.errors import ConfigurationError, reason_of, rpc_status_of
 from services.core.server import RunningServer
+from services.core.settings import ServiceSettings
+from services.gateway.access import Access
 from services.gateway.component import GatewayComponent
 from services.gateway.settings import GatewaySettings
 from tests.fakes.backends import PHOTOGRAPH, FakeComponent, FakeScorer
@@ -218,6 +221,31 @@ class TestGatewayToServices:
             error = await refused(running.stub.Analyze(analyze_request(LORA), timeout=SOON))
             assert reason_of(rpc_status_of(error)) == "BACKEND_UNAVAILABLE"
             assert not running.critic.requests
+
+    async def test_files_that_are_no_pair_are_named(self, authority: Authority, tmp_path: Path) -> None:
+        pair, other, empty = authority.issue("service"), authority.issue("gateway"), tmp_path / "empty"
+        empty.touch()
+        for key, ca, word in (
+            (other.key, authority.certificate, f"{other.key} are not a certificate and its own key"),
+            (empty, authority.certificate, f"{empty} are not a certificate and its own key"),
+            (pair.key, empty, f"{empty} holds no certificate"),
+        ):
+            settings = ServiceSettings(tls_certificate=pair.certificate, tls_key=key, tls_client_ca=ca)
+            server = RunningServer(FakeComponent(FakeScorer()), settings)
+            with pytest.raises(ConfigurationError, match=re.escape(word)):
+                await server.listen()
+            shown: dict[str, Any] = {"backend_tls_certificate": pair.certificate, "backend_tls_key": key}
+            with pytest.raises(ConfigurationError, match=re.escape(word)):
+                Access(GatewaySettings(backend_tls_authority=ca, **shown))
+
+    def test_half_a_file_is_not_taken_for_a_renewed_one(self, authority: Authority) -> None:
+        access, whole = Access(GatewaySettings(backend_tls_authority=authority.certificate)), authority.certificate
+        content = whole.read_bytes()
+        whole.write_bytes(content[: len(content) // 2])
+        with pytest.raises(ConfigurationError, match="holds no certificate"):
+            access.renewed()
+        whole.write_bytes(content)
+        assert access.renewed()
 
     def test_half_a_certificate_is_refused(self, authority: Authority) -> None:
         pair = authority.issue("gateway")

@@ -30,7 +30,7 @@ from services.core.channels import server_options
 from services.core.errors import ConfigurationError
 from services.core.interceptors import CallInterceptor
 from services.core.logs import configure_logging
-from services.core.settings import ServiceSettings
+from services.core.settings import ServiceSettings, before_port
 from services.core.tls import server_credentials
 from services.core.tokens import TokenInterceptor, Tokens
 
@@ -105,7 +105,7 @@ class RunningServer:
     @property
     def address(self) -> str:
         """Where a client reaches the server, as host:port."""
-        return f"{self.settings.host}:{self.port}"
+        return f"{before_port(self.settings.host)}:{self.port}"
 
     async def listen(self) -> None:
         """Opens the port and answers health checks, with NOT_SERVING for the service.
@@ -136,7 +136,7 @@ class RunningServer:
     def _bind(
         self, server: grpc.aio.Server, port: int, variable: str, credentials: grpc.ServerCredentials | None = None
     ) -> int:
-        wanted = f"{self.settings.host}:{port}"
+        wanted = f"{before_port(self.settings.host)}:{port}"
         try:
             bound = server.add_secure_port(wanted, credentials) if credentials else server.add_insecure_port(wanted)
         except RuntimeError:
@@ -211,7 +211,7 @@ async def running(component: Component, settings: ServiceSettings) -> AsyncItera
 def _serve_metrics(settings: ServiceSettings) -> WSGIServer:
     """Returns the server of Prometheus' metrics, which answers from a thread of its own."""
     try:
-        server, _ = start_http_server(settings.metrics_port, settings.host)
+        server, _ = start_http_server(settings.metrics_port, settings.host.strip("[]"))
     except OSError as error:
         raise ConfigurationError(
             f"The metrics cannot be served on {settings.host}:{settings.metrics_port} "

@@ -150,6 +150,14 @@ class ModelSettings(ServiceSettings):
     """The greatest number of pixels that a photograph's header may name."""
 
 
+def before_port(host: str) -> str:
+    """Returns a host as it stands before a colon and a port: an address of IPv6 between brackets."""
+    try:
+        return f"[{host}]" if ipaddress.ip_address(host).version == 6 else host
+    except ValueError:
+        return host
+
+
 def is_loopback(host: str) -> bool:
     """Returns whether an address can be reached from this machine alone."""
     if host == "localhost":
@@ -162,7 +170,8 @@ def is_loopback(host: str) -> bool:
 
 def reachable(host: str) -> str:
     """Returns where a client of this machine finds a server that listens on `host`: on loopback, where on all."""
-    return {"0.0.0.0": "127.0.0.1", "::": "[::1]", "[::]": "[::1]"}.get(host, host)
+    host = before_port(host)
+    return {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
 
 
 def available_cpus() -> int:

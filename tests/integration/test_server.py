@@ -384,6 +384,15 @@ async def test_a_port_in_use_is_one_sentence(toy: Toy) -> None:
             await RunningServer(Toy(), ServiceSettings.load(port=server.port)).listen()
 
 
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+async def test_a_service_listens_on_an_address_of_version_6(toy: Toy, host: str) -> None:
+    settings = ServiceSettings.load(host=host, metrics_port=free_port())
+    async with running(toy, settings) as address, grpc.aio.insecure_channel(address) as channel:
+        assert address.startswith("[::1]:")
+        assert await health_of(channel, NAME) == health_pb2.HealthCheckResponse.SERVING
+
+
 def test_listening_beyond_loopback_needs_a_decision() -> None:
     with pytest.raises(errors.ConfigurationError, match="allow_plaintext"):
         ServiceSettings.load(host="0.0.0.0")

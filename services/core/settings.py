@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Final, Literal, Self
 
-from pydantic import ByteSize, Field, ValidationError, model_validator
+from pydantic import ByteSize, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.sources import EnvSettingsSource
 
@@ -22,6 +22,9 @@ from services.core.errors import ConfigurationError
 COMMON_PREFIX: Final = "MONDRIAN_"
 MINI_DIR: Final = Path(__file__).resolve().parents[2] / "deploy" / "mini"
 """The embedded default: small models and sample advisors."""
+
+MOST: Final = 1_000_000
+"""The greatest value of a setting that is no whole number."""
 
 Profile = Literal["mini", "full"]
 
@@ -46,6 +49,14 @@ class CommonSettings(BaseSettings):
     """The folder of the releases; precompute writes it, serving reads it."""
     models_dir: Path = Path(".mondrian/models")
     """The folder of the weights of profile `full`."""
+
+    @field_validator("*")
+    @classmethod
+    def _within_reach(cls, value: object) -> object:
+        # Eleven days in seconds; what takes them counts milliseconds, and not to infinity.
+        if isinstance(value, float) and value > MOST:
+            raise ValueError(f"must be {MOST:,} or less")
+        return value
 
     @classmethod
     def settings_customise_sources(

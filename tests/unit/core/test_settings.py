@@ -10,6 +10,7 @@ import pytest
 from services.core import devices, settings
 from services.core.devices import choose_device
 from services.core.errors import ConfigurationError
+from services.gateway.settings import GatewaySettings
 
 
 class ToySettings(settings.ModelSettings):
@@ -35,6 +36,14 @@ def test_every_setting_has_its_sentence(kind: type[settings.CommonSettings]) -> 
     for name, field in kind.model_fields.items():
         assert field.description, name
         assert field.description.endswith("."), name
+
+
+@pytest.mark.parametrize("value", ["inf", "1e12", "nan"])
+@pytest.mark.parametrize("name", ["MAX_CONNECTION_AGE_S", "CONNECT_S", "CLIP_DEADLINE_S"])
+def test_no_number_of_seconds_is_beyond_reach(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"MONDRIAN_GATEWAY_{name}", value)
+    with pytest.raises(ConfigurationError, match=f"MONDRIAN_GATEWAY_{name}: "):
+        GatewaySettings.load()
 
 
 @pytest.mark.parametrize(

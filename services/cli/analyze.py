@@ -23,6 +23,7 @@ from services.cli.show import show_answer, show_title
 from services.core.advisors import require_id
 from services.core.errors import ConfigurationError
 from services.core.output import going_on_unread
+from services.core.settings import MOST
 
 DEFAULT_TIMEOUT_S: Final = 120.0
 
@@ -74,14 +75,17 @@ def analyze(
     ] = Form.PROSE,
     max_tokens: Annotated[
         int | None,
-        typer.Option("--max-tokens", min=1, metavar="N", help="The greatest length of the critique, in tokens."),
+        typer.Option(
+            "--max-tokens", min=1, max=2**31 - 1, metavar="N", help="The greatest length of the critique, in tokens."
+        ),
     ] = None,
     address: Annotated[
         str | None,
         typer.Option("--address", metavar="HOST:PORT", help="The gateway; else MONDRIAN_GATEWAY_HOST and _PORT."),
     ] = None,
     timeout: Annotated[
-        float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="How long each photograph may take.")
+        float,
+        typer.Option("--timeout", min=0.1, max=MOST, metavar="SECONDS", help="How long each photograph may take."),
     ] = DEFAULT_TIMEOUT_S,
 ) -> None:
     """Analyse photographs in the manner of an advisor.
@@ -89,6 +93,8 @@ def analyze(
     Exit code 1 when a photograph, or a part of an answer, failed; the others are answered all the same.
     """
     require_id(advisor)
+    _require_text("--instruction", instruction)
+    _require_text("--address", address or "")
     if report is not None:
         require_writable(report)
     settings = ClientSettings.load()
@@ -107,6 +113,13 @@ def analyze(
             remark(f"The report is in {report}.")
     if any(outcome.failed for outcome in outcomes):
         raise typer.Exit(FAILED)
+
+
+def _require_text(option: str, value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(f"What stands behind {option} is no text in UTF-8; write it anew.") from error
 
 
 def _single(gateway: Gateway, question: Question, path: Path, timeout_s: float, json_output: bool) -> Outcome:

@@ -17,6 +17,8 @@ from services.cli.commands import app
     [
         (["analyze", "photo.jpg", "-a", "ansel", "--mode", "foo"], "'foo' is not one of", "mondrian analyze --help"),
         (["analyze", "photo.jpg", "-a", "ansel", "--top-k", "0"], "'--top-k'", "mondrian analyze --help"),
+        (["analyze", "photo.jpg", "-a", "ansel", "--timeout", "inf"], "'--timeout'", "mondrian analyze --help"),
+        (["analyze", "photo.jpg", "-a", "ansel", "--max-tokens", "3000000000"], "'--max-tokens'", "analyze --help"),
         (["analyze", "photo.jpg"], "'--advisor'", "mondrian analyze --help"),
         (["analyze", "--nope"], "--nope", "mondrian analyze --help"),
         (["nope"], "'nope'", "mondrian --help"),
@@ -34,6 +36,13 @@ def test_wrong_use_is_one_sentence(words: list[str], named: str, help_of: str) -
     assert named in line
     assert "Value error" not in line
     assert help_of in line
+
+
+@pytest.mark.parametrize("option", ["--instruction", "--address"])
+def test_words_that_are_no_text_are_named(option: str) -> None:
+    result = CliRunner().invoke(app, ["analyze", "photo.jpg", "-a", "ansel", option, "\udcff"], prog_name="mondrian")
+    assert result.exit_code == 2
+    assert result.stderr == f"mondrian: What stands behind {option} is no text in UTF-8; write it anew.\n"
 
 
 def test_no_words_at_all_show_the_help() -> None:

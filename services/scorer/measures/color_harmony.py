@@ -60,7 +60,7 @@ UNITS = {
 WEIGHTS = {
     "template": 0.88,
     "few hues": 2.1,
-    "coherence": 6.0,
+    "coherence": 5.0,
     "broad coherence": 4.0,
     "broken": 10.0,
     "chroma": 1.2,
@@ -149,7 +149,7 @@ def measure(scene: Scene) -> Measured:
     masses, steps = _tones(scene)
     # On the scale of colours (their median and spread over the fitting set), or what is half in colour would be beyond
     # both of the tables that it is looked up in.
-    tonal = 8.2 + 4.3 * (1.5 * masses + steps - 1.7)
+    tonal = 7.2 + 4.3 * (1.5 * masses + steps - 1.7)
     weight = scene.color_weight
     values = {
         "template_distance": distance,

@@ -39,7 +39,9 @@ def figures() -> Figures:
 def test_what_must_lower_a_dimension_does(figures: Figures, dimension: str, change: str) -> None:
     counts = figures.order[dimension, change]
     assert counts.all == len(COLOURFUL) * len(LOWERING[dimension][change])
-    assert counts.share >= (0.9 if dimension in ("focus_sharpness", "color_harmony") else 0.75)
+    # A cool cast takes a warm one away, and two of the four are warm.
+    sure = dimension in ("focus_sharpness", "color_harmony") and change != "colour cast"
+    assert counts.share >= (0.9 if sure else 0.75)
 
 
 def test_most_changes_move_their_own_dimension_most(figures: Figures) -> None:

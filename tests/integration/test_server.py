@@ -1,9 +1,8 @@
-"""A real server in this process: health, errors over the wire, drain, TLS."""
+"""A real server in this process: health, start, drain, TLS, settings."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import ssl
@@ -11,268 +10,27 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterable, AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
-from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from mondrian.critic.v1 import critic_pb2, critic_pb2_grpc
-from prometheus_client import REGISTRY
 
 from services.core import errors
-from services.core.channels import channel_options
 from services.core.server import LIVENESS, RunningServer, main, running, serve
 from services.core.settings import ServiceSettings
+from tests.fakes.toy import NAME, Toy
 from tests.processes import free_port
 
 _Status = health_pb2.HealthCheckResponse
-NAME = "mondrian.critic.v1.CriticService"
-EXPECTED_CODES = {
-    "InvalidArgument": "INVALID_ARGUMENT",
-    "InvalidImage": "INVALID_ARGUMENT",
-    "InvalidText": "INVALID_ARGUMENT",
-    "InvalidEmbedding": "INVALID_ARGUMENT",
-    "Unauthenticated": "UNAUTHENTICATED",
-    "AdvisorNotFound": "NOT_FOUND",
-    "ReferenceNotFound": "NOT_FOUND",
-    "ModelNotFound": "NOT_FOUND",
-    "EncoderMismatch": "FAILED_PRECONDITION",
-    "Overloaded": "RESOURCE_EXHAUSTED",
-    "DeviceMemory": "RESOURCE_EXHAUSTED",
-    "NotReady": "UNAVAILABLE",
-    "Draining": "UNAVAILABLE",
-    "EngineStopped": "UNAVAILABLE",
-    "NoRelease": "UNAVAILABLE",
-    "BackendUnavailable": "UNAVAILABLE",
-    "QueuedTooLong": "DEADLINE_EXCEEDED",
-}
-
-
-class Scripted(critic_pb2_grpc.CriticServiceServicer):
-    """Raises what it is told to, and notices when a stream ends."""
-
-    def __init__(self) -> None:
-        self.error: Exception | None = None
-        self.entered = asyncio.Event()
-        self.release = asyncio.Event()
-        self.closed = asyncio.Event()
-        self.request: object = None
-
-    async def Critique(self, request: critic_pb2.CritiqueRequest, context: object) -> critic_pb2.CritiqueResponse:
-        self.request = request
-        if self.error is not None:
-            raise self.error
-        self.entered.set()
-        await self.release.wait()
-        return critic_pb2.CritiqueResponse(text="done")
-
-    async def StreamCritique(
-        self, request: critic_pb2.StreamCritiqueRequest, context: object
-    ) -> AsyncIterator[critic_pb2.StreamCritiqueResponse]:
-        self.request = request
-        self.entered.set()
-        try:
-            yield critic_pb2.StreamCritiqueResponse(started=critic_pb2.Started())
-            if self.error is not None:
-                raise self.error
-            await self.release.wait()
-        finally:
-            self.closed.set()
-
-    async def ListAdapters(
-        self, request: critic_pb2.ListAdaptersRequest, context: object
-    ) -> critic_pb2.ListAdaptersResponse:
-        return critic_pb2.ListAdaptersResponse()
-
-
-class Toy:
-    """A component without a model."""
-
-    service_name = NAME
-
-    def __init__(self) -> None:
-        self.servicer = Scripted()
-        self.alive = True
-        self.stopped = False
-
-    def register(self, server: grpc.aio.Server) -> None:
-        critic_pb2_grpc.add_CriticServiceServicer_to_server(self.servicer, server)
-
-    async def start(self) -> None:
-        pass
-
-    def healthy(self) -> bool:
-        return self.alive
-
-    async def stop(self) -> None:
-        self.stopped = True
-
-
-@pytest.fixture
-def toy() -> Toy:
-    return Toy()
-
-
-@pytest.fixture
-async def channel(toy: Toy) -> AsyncIterator[grpc.aio.Channel]:
-    settings = ServiceSettings.load(drain_s=5)
-    async with (
-        running(toy, settings) as address,
-        grpc.aio.insecure_channel(address, options=channel_options()) as opened,
-    ):
-        yield opened
-        toy.servicer.release.set()
 
 
 async def health_of(channel: grpc.aio.Channel, name: str) -> int:
     reply = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name))
     return int(reply.status)
-
-
-async def failed(call: grpc.aio.UnaryUnaryCall[Any, Any]) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value
-
-
-def test_the_table_holds_every_error_and_no_other() -> None:
-    assert {kind.__name__: row.code.name for kind, row in errors.TABLE.items()} == EXPECTED_CODES
-
-
-@pytest.mark.parametrize("kind", list(errors.TABLE), ids=lambda kind: kind.__name__)
-async def test_every_row_of_the_table_crosses_the_wire(
-    kind: type[errors.MondrianError], toy: Toy, channel: grpc.aio.Channel
-) -> None:
-    toy.servicer.error = kind("Say why.", retry_after_s=1.5, field="image")
-    error = await failed(critic_pb2_grpc.CriticServiceStub(channel).Critique(critic_pb2.CritiqueRequest()))
-    status = errors.rpc_status_of(error)
-    assert error.code().name == EXPECTED_CODES[kind.__name__]
-    assert error.details() == "Say why."
-    assert errors.reason_of(status) == errors.TABLE[kind].reason
-    retry = error_details_pb2.RetryInfo()
-    assert any(detail.Unpack(retry) for detail in status.details)
-    assert retry.retry_delay.ToMilliseconds() == 1500
-    wrong = error_details_pb2.BadRequest()
-    assert any(detail.Unpack(wrong) for detail in status.details)
-    assert wrong.field_violations[0].field == "image"
-
-
-async def test_an_unknown_failure_tells_only_its_request_id(toy: Toy, channel: grpc.aio.Channel) -> None:
-    toy.servicer.error = ValueError("a secret path")
-    stub = critic_pb2_grpc.CriticServiceStub(channel)
-    error = await failed(stub.Critique(critic_pb2.CritiqueRequest(), metadata=(("x-request-id", "abc-1"),)))
-    assert error.code() is grpc.StatusCode.INTERNAL
-    assert "abc-1" in (error.details() or "")
-    assert "secret" not in (error.details() or "")
-
-
-async def test_a_failing_stream_ends_with_its_status(toy: Toy, channel: grpc.aio.Channel) -> None:
-    toy.servicer.error = errors.Overloaded("Full.", retry_after_s=1)
-    call = critic_pb2_grpc.CriticServiceStub(channel).StreamCritique(critic_pb2.StreamCritiqueRequest())
-    started = await call.read()
-    assert isinstance(started, critic_pb2.StreamCritiqueResponse)
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call.read()
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-@pytest.mark.parametrize("method", ["Critique", "StreamCritique"])
-async def test_bytes_that_are_no_message_are_the_callers_fault_and_leave_no_trace_in_the_log(
-    toy: Toy, channel: grpc.aio.Channel, method: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{NAME}/{method}")
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call(b"\xff\xff\xff")
-    assert errors.reason_of(errors.rpc_status_of(caught.value)) == "INVALID_ARGUMENT"
-    assert "no message" in (caught.value.details() or "")
-    assert not [record for record in caplog.records if record.levelname == "ERROR"]
-
-
-@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
-async def test_a_request_that_could_unfold_in_memory_is_refused_as_it_is(
-    toy: Toy, channel: grpc.aio.Channel, compression: grpc.Compression
-) -> None:
-    photograph = critic_pb2.CritiqueRequest()
-    photograph.image.content = bytes(1_000_000)
-    toy.servicer.release.set()
-    call = critic_pb2_grpc.CriticServiceStub(channel).Critique(photograph, compression=compression)
-    with pytest.raises(grpc.aio.AioRpcError, match="is disabled") as caught:
-        await call
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert not toy.servicer.entered.is_set()
-
-
-async def test_requests_too_large_to_be_answered_together_are_refused_at_once(toy: Toy) -> None:
-    settings = ServiceSettings.load(port=0, drain_s=0, max_bytes_in_flight=1_000_000)
-    photograph = critic_pb2.CritiqueRequest()
-    photograph.image.content = bytes(600_000)
-    async with running(toy, settings) as address, grpc.aio.insecure_channel(address, channel_options()) as channel:
-        stub = critic_pb2_grpc.CriticServiceStub(channel)
-        first = stub.Critique(photograph)
-        await toy.servicer.entered.wait()
-        with pytest.raises(grpc.aio.AioRpcError, match="try again") as caught:
-            await stub.Critique(photograph)
-        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        small = stub.Critique(critic_pb2.CritiqueRequest())
-        toy.servicer.release.set()
-        assert (await first).text == (await small).text == "done"
-        assert (await stub.Critique(photograph)).text == "done"
-
-
-async def test_a_call_that_failed_keeps_its_photograph_no_longer(toy: Toy, channel: grpc.aio.Channel) -> None:
-    stub = critic_pb2_grpc.CriticServiceStub(channel)
-    toy.servicer.error = errors.InvalidImage("It is no photograph.")
-    gc.disable()
-    try:
-        for call in (
-            stub.Critique(critic_pb2.CritiqueRequest()),
-            _read(stub.StreamCritique(critic_pb2.StreamCritiqueRequest())),
-        ):
-            with pytest.raises(grpc.aio.AioRpcError, match="no photograph"):
-                await call
-            # Another call, so that the library has done with the first.
-            await stub.ListAdapters(critic_pb2.ListAdaptersRequest())
-            references = sys.getrefcount(toy.servicer.request)
-            assert references == 2  # the attribute, and what is asked
-    finally:
-        gc.enable()
-
-
-async def _read(stream: AsyncIterable[object]) -> None:
-    async for _ in stream:
-        pass
-
-
-async def test_a_stream_that_is_cancelled_closes_its_handler(toy: Toy, channel: grpc.aio.Channel) -> None:
-    call = critic_pb2_grpc.CriticServiceStub(channel).StreamCritique(critic_pb2.StreamCritiqueRequest())
-    await call.read()
-    call.cancel()
-    await asyncio.wait_for(toy.servicer.closed.wait(), 10)
-
-
-@pytest.mark.parametrize(("method", "answer"), [("Critique", "unary_unary"), ("StreamCritique", "unary_stream")])
-async def test_a_call_whose_time_is_up_is_counted_as_late_and_one_that_is_given_up_is_not(
-    toy: Toy, method: str, answer: str
-) -> None:
-    def counted(code: str) -> float:
-        labels = {"method": f"/{NAME}/{method}", "code": code}
-        return REGISTRY.get_sample_value("mondrian_rpc_seconds_count", labels) or 0.0
-
-    before = counted("DEADLINE_EXCEEDED"), counted("CANCELLED")
-    async with running(toy, ServiceSettings.load()) as address, grpc.aio.insecure_channel(address) as channel:
-        late = getattr(channel, answer)(f"/{NAME}/{method}")(b"", timeout=2.0)
-        await toy.servicer.entered.wait()
-        assert await late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        toy.servicer.entered.clear()
-        left = getattr(channel, answer)(f"/{NAME}/{method}")(b"", timeout=60.0)
-        await toy.servicer.entered.wait()
-        left.cancel()
-    assert (counted("DEADLINE_EXCEEDED"), counted("CANCELLED")) == (before[0] + 1, before[1] + 1)
 
 
 async def test_health_reflection_and_liveness_are_served(toy: Toy, channel: grpc.aio.Channel) -> None:

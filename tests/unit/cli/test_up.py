@@ -19,10 +19,9 @@ from typer.testing import CliRunner
 from services.cli import __main__ as main
 from services.cli import samples
 from services.cli import up as command
-from services.cli.checks import Finding, Verdict, model, packages, port, python_version
+from services.cli.checks import Verdict, port
 from services.cli.commands import app
 from services.cli.logs import PrefixedOutput
-from services.cli.models import PUBLISHED, Weights, fault_of
 from services.cli.roster import (
     BACKENDS,
     CRITIC,
@@ -243,132 +242,6 @@ def test_a_wrong_setting_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> 
     result = CliRunner().invoke(app, ["advisors"])
     assert result.exit_code == 2
     assert "MONDRIAN_GATEWAY_PORT" in result.stderr
-
-
-# Doctor and models --------------------------------------------------------------------------------------------
-
-
-def test_the_doctor_judges_python() -> None:
-    assert python_version((3, 11)).verdict is Verdict.FINE
-    assert python_version((3, 10)).verdict is Verdict.MEND
-    assert python_version((3, 13)).verdict is Verdict.MEND
-
-
-def test_the_doctor_compares_with_the_lock(tmp_path: Path) -> None:
-    lock = tmp_path / "constraints.txt"
-    lock.write_text("# a lock\npytest==0.0.1\nnot-installed-anywhere==1.0\npip==0.0.1\n")
-    [finding] = [each for each in packages(lock) if each.verdict is Verdict.NOTE]
-    assert "pytest" in finding.sentence
-    assert "instead of 0.0.1" in finding.sentence
-    assert "not-installed-anywhere" not in finding.sentence
-    assert "pip" not in finding.sentence
-    assert [each.verdict for each in packages(tmp_path / "none")][-1] is Verdict.NOTE
-
-
-def test_the_doctor_looks_for_models(tmp_path: Path) -> None:
-    settings = CommonSettings.load(profile="full", models_dir=tmp_path)
-    [finding] = list(model(EMBEDDER, settings))
-    assert (finding.verdict, finding.mend) == (Verdict.MEND, "mondrian models pull")
-    folder = tmp_path / "ViT-B-32"
-    folder.mkdir()
-    (folder / "open_clip_model.safetensors").write_bytes(b"x" * 2_000_000)
-    [finding] = list(model(EMBEDDER, settings))
-    assert "lacks open_clip_config.json" in finding.sentence
-    (folder / "open_clip_config.json").write_text("{}")
-    [finding] = list(model(EMBEDDER, settings))
-    assert (finding.verdict, "2.0 MB" in finding.sentence) == (Verdict.FINE, True)
-    assert list(model(SCORER, settings)) == []
-
-
-def test_the_doctor_looks_for_adapters_where_the_critic_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "jane").mkdir()
-    (tmp_path / "jane" / "adapter_config.json").write_text("{}")
-    monkeypatch.setenv("MONDRIAN_CRITIC_ADAPTERS_DIR", str(tmp_path))
-    assert list(model(CRITIC, CommonSettings.load()))[-1].sentence == f"jane, in {tmp_path}."
-
-
-@pytest.mark.parametrize(("verdict", "code"), [(Verdict.NOTE, 0), (Verdict.MEND, 1)])
-def test_the_doctor_ends_with_1_when_something_needs_mending(
-    monkeypatch: pytest.MonkeyPatch, verdict: Verdict, code: int
-) -> None:
-    findings = [Finding("Disk", Verdict.FINE, "Fine."), Finding("Model", verdict, "It is missing.", "fetch it")]
-    monkeypatch.setattr("services.cli.doctor.examine", lambda _: iter(findings))
-    result = CliRunner().invoke(app, ["doctor"])
-    assert result.exit_code == code
-    assert "→ fetch it" in result.stdout
-    assert ("1 finding to mend." if code else "Nothing to mend.") in result.stdout
-
-
-def test_only_safetensors_are_fetched() -> None:
-    for weights in PUBLISHED:
-        assert not any(pattern.endswith((".bin", ".pt", ".pth", ".pkl", "*")) for pattern in weights.wanted)
-
-
-class Hub:
-    """Stands for the hub's client: fetches files into the folder, or fails."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: Exception | None = None, complete: bool = True) -> None:
-        self.calls: list[dict[str, Any]] = []
-        self._error, self._complete = error, complete
-        monkeypatch.setattr("huggingface_hub.snapshot_download", self)
-
-    def __call__(self, repository: str, *, local_dir: Path, **options: Any) -> None:
-        self.calls.append({"repository": repository, **options})
-        if self._error is not None:
-            raise self._error
-        local_dir.mkdir(parents=True, exist_ok=True)
-        weights: Weights = next(each for each in PUBLISHED if each.repository == repository)
-        for name in (*weights.required, "model.safetensors") if self._complete else ("README.md",):
-            (local_dir / name).write_bytes(b"x")
-
-
-def test_pull_fetches_both_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub = Hub(monkeypatch)
-    monkeypatch.setattr("services.cli.models.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1e12}))
-    result = CliRunner().invoke(app, ["models", "pull", "--to", str(tmp_path), "--vlm-revision", "abc"])
-    assert result.exit_code == 0, result.output
-    assert [(call["repository"], call["revision"]) for call in hub.calls] == [
-        ("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", None),
-        ("Qwen/Qwen3-VL-4B-Instruct", "abc"),
-    ]
-    assert fault_of(tmp_path / "Qwen3-VL-4B-Instruct", PUBLISHED[1].required) == ""
-
-
-@pytest.mark.parametrize(
-    ("error", "complete", "code", "words"),
-    [
-        (OSError("Name or service not known"), True, 1, "Name or service not known"),
-        (None, False, 1, "is not complete"),
-    ],
-    ids=["unreachable", "incomplete"],
-)
-def test_a_pull_that_fails_says_what_to_copy_by_hand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None, complete: bool, code: int, words: str
-) -> None:
-    Hub(monkeypatch, error, complete)
-    monkeypatch.setattr("services.cli.models.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1e12}))
-    result = CliRunner().invoke(app, ["models", "pull", "--to", str(tmp_path)])
-    assert result.exit_code == code
-    assert len(result.stderr.splitlines()) == 1
-    for each in (words, "open_clip_model.safetensors", str(tmp_path / "ViT-B-32")):
-        assert each in result.stderr
-
-
-def test_a_full_disk_is_said_before_the_pull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub = Hub(monkeypatch)
-    monkeypatch.setattr("services.cli.models.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1e8}))
-    result = CliRunner().invoke(app, ["models", "pull", "--to", str(tmp_path)])
-    assert result.exit_code == 2
-    assert "0.1 GB free" in result.stderr
-    assert hub.calls == []
-
-
-def test_models_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MONDRIAN_MODELS_DIR", str(tmp_path))
-    result = CliRunner().invoke(app, ["models", "list"])
-    assert result.exit_code == 0
-    assert result.stdout.count("full") >= 2
-    assert "missing" in result.stdout
 
 
 # The command itself -------------------------------------------------------------------------------------------

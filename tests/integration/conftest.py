@@ -1,0 +1,29 @@
+"""A service without a model, and a channel to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import grpc.aio
+import pytest
+
+from services.core.channels import channel_options
+from services.core.server import running
+from services.core.settings import ServiceSettings
+from tests.fakes.toy import Toy
+
+
+@pytest.fixture
+def toy() -> Toy:
+    return Toy()
+
+
+@pytest.fixture
+async def channel(toy: Toy) -> AsyncIterator[grpc.aio.Channel]:
+    settings = ServiceSettings.load(drain_s=5)
+    async with (
+        running(toy, settings) as address,
+        grpc.aio.insecure_channel(address, options=channel_options()) as opened,
+    ):
+        yield opened
+        toy.servicer.release.set()

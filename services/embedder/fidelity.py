@@ -44,7 +44,12 @@ BOUND: Final = Fidelity(cosine=0.999, centred_cosine=0.998, nearest=0.97)
 
 
 def measure(wanted: Matrix, found: Matrix) -> Fidelity:
-    """Returns how well `found` keeps `wanted`: embeddings of the same 11 pictures or more by two engines, [n, d]."""
+    """Returns how well `found` keeps `wanted`: embeddings of the same 11 pictures or more by two engines, [n, d].
+
+    Not at all where they differ in length: a kept export of another model.
+    """
+    if found.shape != wanted.shape:
+        return Fidelity(cosine=0.0, centred_cosine=0.0, nearest=0.0)
     agreed = [
         len(np.intersect1d(mine, theirs)) / NEAREST
         for mine, theirs in zip(_nearest(wanted), _nearest(found), strict=True)

@@ -54,3 +54,7 @@ def test_the_pictures_are_the_same_each_time_and_differ_among_themselves() -> No
     assert all(one.shape == (32, 48, 3) and one.dtype == np.uint8 for one in first)
     assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
     assert len({one.tobytes() for one in first}) == len(first)
+
+
+def test_embeddings_of_another_length_keep_nothing() -> None:
+    assert len(fidelity.measure(unit(rows()), unit(rows()[:, :-1])).shortfalls()) == 3

@@ -10,10 +10,11 @@ from services.core.metrics import REFUSED
 
 
 class Admission:
-    """Permits for requests; who finds none is refused at once instead of waiting behind others."""
+    """Permits for `what`, in the plural; who finds none is refused at once instead of waiting behind others."""
 
-    def __init__(self, permits: int, retry_after_s: float = 1.0) -> None:
+    def __init__(self, permits: int, what: str = "requests", retry_after_s: float = 1.0) -> None:
         self._permits = permits
+        self._what = what
         self._retry_after_s = retry_after_s
         self._taken = 0
 
@@ -32,7 +33,7 @@ class Admission:
         if self._taken >= self._permits:
             REFUSED.labels("gateway").inc()
             raise Overloaded(
-                f"The gateway is answering {self._permits} requests, as many as it may; try again in a moment.",
+                f"The gateway is answering {self._permits} {self._what}, as many as it may; try again in a moment.",
                 retry_after_s=self._retry_after_s,
             )
         self._taken += 1

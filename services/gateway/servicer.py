@@ -39,6 +39,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self._settings = settings
         self._admission = Admission(settings.max_in_flight)
         self._leaving = asyncio.Event()
+        self._batches = Admission(settings.max_batches, "batches")
         self._bulk_permits = asyncio.Semaphore(settings.max_batch_in_flight)
         self._bulk_bytes = ByteBudget(settings.max_bytes_in_flight)
 
@@ -72,9 +73,11 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
 
         bulk = Bulk(analyze, self._settings.batch_in_flight, self._bulk_bytes, self._leaving)
         results = bulk.results(request_iterator)
-        async with contextlib.aclosing(results):
-            async for result in results:
-                yield result
+        # Refused before anything is read: of each call that is let in gRPC holds a photograph or two.
+        with self._batches.permit():
+            async with contextlib.aclosing(results):
+                async for result in results:
+                    yield result
 
     async def ListAdvisors(
         self, request: gateway_pb2.ListAdvisorsRequest, context: Context

@@ -51,6 +51,8 @@ class GatewaySettings(ServiceSettings):
 
     max_in_flight: int = Field(default=256, ge=1)
     """The greatest number of Analyze and StreamAnalyze calls answered at once; one more is refused at once."""
+    max_batches: int = Field(default=32, ge=1)
+    """The greatest number of AnalyzeBatch calls answered at once; one more is refused at once."""
     batch_in_flight: int = Field(default=32, ge=1)
     """The greatest number of photographs in flight in one AnalyzeBatch call; the next is read when one is done."""
     max_batch_in_flight: int = Field(default=128, ge=1)

@@ -164,6 +164,18 @@ class TestBatch:
             assert [len(results) for results in await asyncio.gather(*reading)] == [4, 4]
             assert running.embedder.most_in_flight <= 5
 
+    async def test_a_batch_beyond_those_that_are_let_in_is_refused_before_it_is_read(self) -> None:
+        async with system(max_batches=1) as running:
+            first = running.stub.AnalyzeBatch(timeout=SOON)
+            await first.write(gateway_pb2.AnalyzeBatchRequest(key="a", request=analyze_request(CLIP)))
+            assert (await next_of(first)).key == "a"
+            error = await refused(running.stub.AnalyzeBatch(_nothing(), timeout=SOON).read())
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "answering 1 batches" in (error.details() or "")
+            await first.done_writing()
+            assert await first.read() == grpc.aio.EOF
+            assert await running.stub.AnalyzeBatch(_nothing(), timeout=SOON).read() == grpc.aio.EOF
+
     async def test_an_overloaded_part_is_asked_again_when_it_says_so(self, over_fakes: System) -> None:
         over_fakes.critic.failures.extend(Overloaded("The queue is full.", retry_after_s=0.001) for _ in range(3))
 
@@ -236,3 +248,10 @@ class TestBatch:
                 async for _ in send(requests(), timeout=SOON):
                     pass
         assert over_fakes.embedder.in_flight == 0
+
+
+async def _nothing() -> AsyncIterator[gateway_pb2.AnalyzeBatchRequest]:
+    """A batch of no photographs."""
+    none: list[gateway_pb2.AnalyzeBatchRequest] = []
+    for request in none:
+        yield request

@@ -110,7 +110,9 @@ class GatewayServiceServicer:
         32 requests (unless configured) are in flight a call: the server reads the next when one is done. A request that
         fails gives a result with a status, and the call goes on. A request that finds a service overloaded is asked again
         until its deadline: the mode's own where the call has none. INVALID_ARGUMENT when the bytes of a request are no
-        message; UNAVAILABLE (DRAINING) when the process leaves: the results so far stand, send the others in a new call.
+        message; RESOURCE_EXHAUSTED when as many calls as are let in (32 unless configured) are being answered, before any
+        request is read; UNAVAILABLE (DRAINING) when the process leaves: the results so far stand, send the others in a new
+        call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -66,7 +66,9 @@ class GatewayServiceStub:
     32 requests (unless configured) are in flight a call: the server reads the next when one is done. A request that
     fails gives a result with a status, and the call goes on. A request that finds a service overloaded is asked again
     until its deadline: the mode's own where the call has none. INVALID_ARGUMENT when the bytes of a request are no
-    message; UNAVAILABLE (DRAINING) when the process leaves: the results so far stand, send the others in a new call.
+    message; RESOURCE_EXHAUSTED when as many calls as are let in (32 unless configured) are being answered, before any
+    request is read; UNAVAILABLE (DRAINING) when the process leaves: the results so far stand, send the others in a new
+    call.
     """
     ListAdvisors: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.ListAdvisorsRequest, _gateway_pb2.ListAdvisorsResponse]
     """Lists the advisors with what each service knows of them, by id.
@@ -113,7 +115,9 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     32 requests (unless configured) are in flight a call: the server reads the next when one is done. A request that
     fails gives a result with a status, and the call goes on. A request that finds a service overloaded is asked again
     until its deadline: the mode's own where the call has none. INVALID_ARGUMENT when the bytes of a request are no
-    message; UNAVAILABLE (DRAINING) when the process leaves: the results so far stand, send the others in a new call.
+    message; RESOURCE_EXHAUSTED when as many calls as are let in (32 unless configured) are being answered, before any
+    request is read; UNAVAILABLE (DRAINING) when the process leaves: the results so far stand, send the others in a new
+    call.
     """
     ListAdvisors: _aio.UnaryUnaryMultiCallable[_gateway_pb2.ListAdvisorsRequest, _gateway_pb2.ListAdvisorsResponse]  # type: ignore[assignment]
     """Lists the advisors with what each service knows of them, by id.
@@ -175,7 +179,9 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         32 requests (unless configured) are in flight a call: the server reads the next when one is done. A request that
         fails gives a result with a status, and the call goes on. A request that finds a service overloaded is asked again
         until its deadline: the mode's own where the call has none. INVALID_ARGUMENT when the bytes of a request are no
-        message; UNAVAILABLE (DRAINING) when the process leaves: the results so far stand, send the others in a new call.
+        message; RESOURCE_EXHAUSTED when as many calls as are let in (32 unless configured) are being answered, before any
+        request is read; UNAVAILABLE (DRAINING) when the process leaves: the results so far stand, send the others in a new
+        call.
         """
 
     @_abc_1.abstractmethod

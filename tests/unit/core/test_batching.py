@@ -148,10 +148,16 @@ async def test_a_result_too_few_is_a_fault_and_not_another_callers_answer() -> N
     await batcher.close()
 
 
-async def test_a_deadline_before_the_expected_turn_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, ahead = Gate(), [0.0]
-    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + ahead[0])
-    monkeypatch.setattr("services.core.batching.time", clock)
+@pytest.fixture
+def ahead(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """One number: the seconds by which the batchers' clock is ahead."""
+    seconds = [0.0]
+    monkeypatch.setattr("services.core.batching.time", SimpleNamespace(monotonic=lambda: time.monotonic() + seconds[0]))
+    return seconds
+
+
+async def test_a_deadline_before_the_expected_turn_is_refused(ahead: list[float]) -> None:
+    gate = Gate()
     batcher: Batcher[int, int] = Batcher(gate, name="t", max_batch=1, max_queue=4)
     first = asyncio.create_task(batcher.submit(0))
     await entered(gate)
@@ -174,10 +180,8 @@ async def test_a_deadline_before_the_expected_turn_is_refused(monkeypatch: pytes
     await batcher.close()
 
 
-async def test_who_waits_past_the_deadline_is_told_and_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, ahead = Gate(), [0.0]
-    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + ahead[0])
-    monkeypatch.setattr("services.core.batching.time", clock)
+async def test_who_waits_past_the_deadline_is_told_and_not_computed(ahead: list[float]) -> None:
+    gate = Gate()
     batcher: Batcher[int, int] = Batcher(gate, name="t", max_batch=1, max_queue=4)
     first = asyncio.create_task(batcher.submit(0))
     await entered(gate)

@@ -97,7 +97,8 @@ class ImageLimits:
 DEFAULT_LIMITS: Final = ImageLimits()
 LARGE: Final = 16_000_000
 """Pixels held in memory beyond which photographs are decoded one at a time: with its transparency laid over white the
-largest takes half a gigabyte, and threads enough to keep all cores busy would take that many of them."""
+largest takes half a gigabyte (as an animated WebP a whole one), and threads enough to keep all cores busy would take
+that many of them."""
 _one_large: Final = threading.Lock()
 # A header in as many pieces as a file of 15 MiB has room for would take Python half a minute to read.
 _MAX_HEADER_READS: Final = 10_000

@@ -94,7 +94,8 @@ def note(scores: Scores, advisor: AdvisorReferences | None) -> str:
     sentences = []
     if scores.border:
         sentences.append(
-            f"A border around the photograph ({scores.border:.0%} of the area) was left out: judged is what lies in it."
+            f"A border around the photograph ({scores.border:.0%} of the area) was left out: "
+            "the scores are of what lies within it."
         )
     if advisor is None:
         return " ".join(sentences)

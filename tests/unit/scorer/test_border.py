@@ -101,5 +101,5 @@ def test_the_answer_says_that_a_border_was_left_out_also_from_a_release() -> Non
     assert note(plain, None) == ""
     for scores in (bordered, scores_from_json(scores_to_json(bordered))):
         assert note(scores, None) == (
-            "A border around the photograph (27% of the area) was left out: judged is what lies in it."
+            "A border around the photograph (27% of the area) was left out: the scores are of what lies within it."
         )

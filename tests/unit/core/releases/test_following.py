@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
@@ -13,15 +16,28 @@ from services.core.metrics import RELEASE_DAMAGED
 from services.core.releases import Release, ReleaseStore, ReleaseWatcher, collect
 from tests.unit.core.releases.stores import publish, text_of
 
+T = TypeVar("T")
+
 
 def loaded(release: Release) -> tuple[str, Release]:
     return text_of(release), release
 
 
-async def test_a_watcher_has_nothing_until_the_first_release(store: ReleaseStore) -> None:
-    watcher = ReleaseWatcher(store, loaded, poll_s=3600)
+@contextlib.asynccontextmanager
+async def following(
+    store: ReleaseStore, load: Callable[[Release], T], **settings: Any
+) -> AsyncIterator[ReleaseWatcher[T]]:
+    """A watcher that has started, and is stopped at the end."""
+    watcher = ReleaseWatcher(store, load, **settings)
     await watcher.start()
     try:
+        yield watcher
+    finally:
+        await watcher.stop()
+
+
+async def test_a_watcher_has_nothing_until_the_first_release(store: ReleaseStore) -> None:
+    async with following(store, loaded, poll_s=3600) as watcher:
         with pytest.raises(NoRelease, match="mondrian precompute"):
             _ = watcher.value
         published = publish(store, "one")
@@ -29,15 +45,11 @@ async def test_a_watcher_has_nothing_until_the_first_release(store: ReleaseStore
         assert watcher.value[0] == "one"
         assert watcher.release_id == published.id
         assert not await watcher.refresh(), "what is served already is not loaded again"
-    finally:
-        await watcher.stop()
 
 
 async def test_a_watcher_notices_by_itself(store: ReleaseStore) -> None:
     swapped: asyncio.Queue[object] = asyncio.Queue()
-    watcher = ReleaseWatcher(store, loaded, poll_s=0.01, on_swap=swapped.put_nowait)
-    await watcher.start()
-    try:
+    async with following(store, loaded, poll_s=0.01, on_swap=swapped.put_nowait) as watcher:
         publish(store, "one")
         assert await asyncio.wait_for(swapped.get(), 10) is None
         publish(store, "two")
@@ -45,8 +57,6 @@ async def test_a_watcher_notices_by_itself(store: ReleaseStore) -> None:
         assert isinstance(old, tuple)
         assert old[0] == "one"
         assert watcher.value[0] == "two"
-    finally:
-        await watcher.stop()
 
 
 async def test_a_store_that_cannot_be_read_ends_the_start_and_is_not_taken_for_an_empty_one(
@@ -62,9 +72,7 @@ async def test_what_becomes_of_the_store_later_is_said_once_and_the_value_stays(
     store: ReleaseStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(store, "one")
-    watcher = ReleaseWatcher(store, loaded, poll_s=3600)
-    await watcher.start()
-    try:
+    async with following(store, loaded, poll_s=3600) as watcher:
         away = store.root.rename(store.root.with_name("away"))
         for _ in range(2):
             assert not await watcher.refresh()
@@ -81,17 +89,13 @@ async def test_what_becomes_of_the_store_later_is_said_once_and_the_value_stays(
         assert watcher.value[0] == "one"
         publish(store, "two")
         assert await watcher.refresh()
-    finally:
-        await watcher.stop()
 
 
 async def test_a_refused_release_leaves_the_old_value_and_is_looked_at_again_when_mended(
     store: ReleaseStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(store, "one")
-    watcher = ReleaseWatcher(store, loaded, poll_s=3600)
-    await watcher.start()
-    try:
+    async with following(store, loaded, poll_s=3600) as watcher:
         second = publish(store, "two")
         path = second.path / "catalogue.sqlite"
         path.chmod(0o644)
@@ -106,8 +110,6 @@ async def test_a_refused_release_leaves_the_old_value_and_is_looked_at_again_whe
         path.write_text("two")
         assert await watcher.refresh()
         assert watcher.value[0] == "two"
-    finally:
-        await watcher.stop()
 
 
 class Verified(ReleaseStore):
@@ -162,9 +164,7 @@ async def test_what_load_refuses_or_breaks_on_is_not_served(store: ReleaseStore)
     with pytest.raises(ConfigurationError, match="another space"):
         await ReleaseWatcher(store, picky).start()
     publish(store, "one")
-    watcher = ReleaseWatcher(store, picky, poll_s=3600)
-    await watcher.start()
-    try:
+    async with following(store, picky, poll_s=3600) as watcher:
         for text in ("other space", "broken"):
             publish(store, text)
             assert not await watcher.refresh()
@@ -172,15 +172,11 @@ async def test_what_load_refuses_or_breaks_on_is_not_served(store: ReleaseStore)
         publish(store, "two")
         assert await watcher.refresh()
         assert watcher.value == "two"
-    finally:
-        await watcher.stop()
 
 
 async def test_a_reader_keeps_its_release_through_swaps_and_collections(store: ReleaseStore) -> None:
     publish(store, "0").close()
-    watcher = ReleaseWatcher(store, loaded, poll_s=3600)
-    await watcher.start()
-    try:
+    async with following(store, loaded, poll_s=3600) as watcher:
         text, release = watcher.value
         for number in range(1, 21):
             publish(store, str(number)).close()
@@ -192,5 +188,3 @@ async def test_a_reader_keeps_its_release_through_swaps_and_collections(store: R
         del release
         collect(store, keep=0)
         assert [info.id for info in store.releases()] == [watcher.release_id]
-    finally:
-        await watcher.stop()

@@ -81,7 +81,8 @@ mini-eval: install  ## measure the embedded models  [PHOTOS=folder]
 
 score-eval: install  ## measure the scorer on real photographs  PHOTOS=folder [LABELS=file.csv]
 	@$(if $(PHOTOS),,echo 'mondrian: name a folder of photographs: make score-eval PHOTOS=folder' >&2; exit 2)
-	@$(BIN)/python -m services.scorer.evaluate --photos "$(PHOTOS)" $(if $(LABELS),--labels "$(LABELS)")
+	@$(BIN)/python -m services.scorer.evaluate --photos "$(PHOTOS)" $(if $(LABELS),--labels "$(LABELS)") \
+	  $(addprefix --advisor-dir ,$(wildcard deploy/mini/advisors/*))
 
 bench: install  ## measure speed against ceilings of the same run (minutes; on a quiet machine)
 	@$(BIN)/python -m tests.bench.gateway

@@ -100,7 +100,7 @@ class Scene:
         """
         lightness, chroma = self.planes.lab[:, 0], self.planes.chroma
         white, black = (lightness >= 97) & (chroma < 5), lightness <= 3
-        return torch.maximum(_edge_share(white), _edge_share(black))
+        return torch.maximum(_ring_share(white), _ring_share(black))
 
     @property
     def doubt(self) -> Tensor:
@@ -114,7 +114,7 @@ class Scene:
         return ((lightness - filters.box(lightness, 3)).abs() > 1).float().mean(dim=(-2, -1))
 
 
-def _edge_share(mask: Tensor) -> Tensor:
+def _ring_share(mask: Tensor) -> Tensor:
     """Returns the share [B] of the outermost two pixels of a mask [B, H, W] that is true."""
     sides = (mask[:, :2], mask[:, -2:], mask[:, 2:-2, :2], mask[:, 2:-2, -2:])
     return torch.cat([side.flatten(1) for side in sides], 1).float().mean(1)

@@ -11,21 +11,23 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as functional
 
+from services.critic.attention import Attention
 from services.critic.graphs import Record, StepGraphs
 from services.critic.kv import KvPool
 from services.critic.language import LanguageWeights, Layer
 from services.critic.lora import Route, StackedLora
 from services.critic.model import Prompt, VisionFeatures
-from services.critic.spans import Span, spans
 
 log = logging.getLogger("mondrian.critic")
 
-Attend = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
-"""Returns attention's output [rows, heads, tokens, head_dim] for a layer, its queries of that shape, and the new keys
-and values [rows, tokens, 2 * kv_heads, head_dim], which it keeps."""
+Attend = Callable[[int, torch.Tensor, torch.Tensor | None], torch.Tensor]
+"""Returns attention's output [rows, tokens, heads, head_dim] for a layer and its queries, keys and values [rows,
+tokens, heads + 2 * kv_heads, head_dim], neither normed nor turned to their positions yet; keys and values are kept.
+With a place in each row as third argument, the output is of the tokens there alone, [rows, 1, heads, head_dim]."""
 
 _Rope = tuple[torch.Tensor, torch.Tensor]
 
@@ -48,15 +50,14 @@ class SlotDecoder:
         self._heads, self._kv_heads, self._head_dim = language.heads, language.kv_heads, language.head_dim
         self._embed, self._eps = language.embed, language.eps
         self._device = self._embed.device
-        self._on_cpu = self._device.type == "cpu"
-        self._place_bytes = 2 * self._kv_heads * self._head_dim * self._embed.itemsize
         # torch has no kernel of its own for this norm on a CPU, and composes it of more operations than it takes.
-        self._by_norm = self._on_cpu and self._embed.dtype is torch.float32
+        self._by_norm = self._device.type == "cpu" and self._embed.dtype is torch.float32
         self._eps_alone = torch.tensor(self._eps)
         # Tokens of text have one number for all three axes, and never a higher one than their place in the slot.
         every = torch.arange(pool.max_tokens, device=self._device).expand(3, 1, -1)
         cos, sin = self._rope(self._embed[:1, None], every)
         self._text_rope = (cos[0, :, 0], sin[0, :, 0])
+        self._attention = Attention.on(language, pool)
         self._graphs: StepGraphs | None = None
         self.lora = StackedLora(language.widths, self._device, self._embed.dtype)
 
@@ -83,19 +84,19 @@ class SlotDecoder:
         last = torch.tensor([len(prompt.token_ids) - 1 for prompt in prompts], device=self._device)
         unseen = self._hidden_from(last, width)
         slots = slice(first, first + rows)
+        rope = self._rope(x, positions.to(self._device))
 
-        def attend(layer: int, q: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
+        def attend(layer: int, qkv: torch.Tensor, only: torch.Tensor | None) -> torch.Tensor:
+            q, kv = self._turned(qkv, layer, rope)
+            if only is not None:
+                q = q[torch.arange(rows, device=self._device), :, only][:, :, None]
             self.pool.both[layer][slots, :, :width] = kv.transpose(1, 2)
             k, v = kv.transpose(1, 2).chunk(2, 1)
-            alone = q.shape[2] == 1  # the last token of each prompt
             return functional.scaled_dot_product_attention(
-                q, k, v, attn_mask=unseen if alone else None, is_causal=not alone, enable_gqa=True
-            )
+                q, k, v, attn_mask=None if only is None else unseen, is_causal=only is None, enable_gqa=True
+            ).transpose(1, 2)
 
-        rope = self._rope(x, positions.to(self._device))
-        return self._logits(
-            self._run(x, rope, attend, self.lora.route(adapters, width), _Image(places, deepstack), last)
-        )
+        return self._logits(self._run(x, attend, self.lora.route(adapters, width), _Image(places, deepstack), last))
 
     def decode(
         self, tokens: Sequence[int], lengths: Sequence[int], positions: Sequence[int], adapters: Sequence[int | None]
@@ -113,46 +114,40 @@ class SlotDecoder:
                     raise
                 log.warning("the step cannot be recorded, and runs kernel by kernel from now on: %s", error)
                 self._graphs = None
-        ends = [length + 1 for length in lengths]
-        # A GPU has reads enough under way to do all in one call.
-        parts = spans(ends, self._place_bytes) if self._on_cpu else [Span(0, len(ends), max(ends))]
-        return self._step(torch.tensor(numbers, device=self._device), parts, self.lora.route(adapters, 1))
+        route = self.lora.route(adapters, 1)
+        if self._attention is None:
+            return self._step(torch.tensor(numbers, device=self._device), max(lengths) + 1, route)
+        attend = self._attention.step(np.array(lengths), np.array(positions))
+        x = functional.embedding(torch.tensor(tokens), self._embed)[:, None]
+        return self._logits(self._run(x, attend, route))
 
     def record_steps(self, record: Record) -> None:
         """Runs decode steps by recorded graphs from now on."""
         pool = self.pool
         self._graphs = StepGraphs(self._step, self.lora, record, slots=pool.slots, max_tokens=pool.max_tokens)
 
-    def _step(self, numbers: torch.Tensor, parts: Sequence[Span], route: Route | None) -> torch.Tensor:
+    def _step(self, numbers: torch.Tensor, span: int, route: Route | None) -> torch.Tensor:
         """Returns the logits of one decode step; nothing in it waits for the device or comes from the host.
 
-        `numbers`: [3, rows] tokens, lengths and positions; `parts` of the rows attend together.
+        `numbers`: [3, rows] tokens, lengths and positions; `span`: places of the slots that are looked at.
         """
         rows = numbers.shape[1]
         x = functional.embedding(numbers[0], self._embed)[:, None]
         ends = numbers[1]
         row_index = torch.arange(rows, device=self._device)
-        unseen = self._hidden_from(ends, max(part.length for part in parts))
-        cut = [(part, unseen[part.start : part.stop, ..., : part.length]) for part in parts]
-
-        def attend(layer: int, q: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
-            self.pool.both[layer][row_index, :, ends] = kv[:, 0]
-            keys, values = self.pool.keys[layer], self.pool.values[layer]
-            # The query heads of one key head stand in the place of several queries: no key is copied.
-            grouped = q.reshape(rows, self._kv_heads, -1, self._head_dim)
-            out = [
-                functional.scaled_dot_product_attention(
-                    grouped[part.start : part.stop], keys[part.start : part.stop, :, : part.length],
-                    values[part.start : part.stop, :, : part.length], attn_mask=mask,
-                )
-                for part, mask in cut
-            ]  # fmt: skip
-            whole = out[0] if len(out) == 1 else torch.cat(out)
-            return whole.reshape(rows, self._heads, 1, self._head_dim)
-
+        unseen = self._hidden_from(ends, span)
         cos, sin = self._text_rope
         rope = (cos[numbers[2]][:, None, None], sin[numbers[2]][:, None, None])
-        return self._logits(self._run(x, rope, attend, route))
+
+        def attend(layer: int, qkv: torch.Tensor, only: torch.Tensor | None) -> torch.Tensor:
+            q, kv = self._turned(qkv, layer, rope)
+            self.pool.both[layer][row_index, :, ends] = kv[:, 0]
+            keys, values = self.pool.keys[layer][:rows, :, :span], self.pool.values[layer][:rows, :, :span]
+            # The query heads of one key head stand in the place of several queries: no key is copied.
+            grouped = q.reshape(rows, self._kv_heads, -1, self._head_dim)
+            return functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=unseen)
+
+        return self._logits(self._run(x, attend, route))
 
     def _hidden_from(self, last: torch.Tensor, width: int) -> torch.Tensor:
         """Returns what is added to attention's scores [rows, 1, 1, width]: -inf after the place `last` of each row."""
@@ -170,7 +165,6 @@ class SlotDecoder:
     def _run(
         self,
         x: torch.Tensor,
-        rope: _Rope,
         attend: Attend,
         route: Route | None,
         image: _Image | None = None,
@@ -181,12 +175,12 @@ class SlotDecoder:
         deepstack = image.deepstack if image is not None else []
         for index, layer in enumerate(self._language.layers):
             normed = self._normed(x).mul_(layer.input_norm)
-            q, kv = self._attention_inputs(normed, index, layer, rope, route)
+            qkv = self._linear(normed, index, layer, "qkv", route).view(*x.shape[:2], -1, self._head_dim)
+            only = None
             if last is not None and index == len(self._language.layers) - 1 and index >= len(deepstack):
                 # Keys and values are wanted of all tokens, but what the layer writes of the last one alone.
-                rows = torch.arange(len(x), device=self._device)
-                q, x, last = q[rows, :, last][:, :, None], x[rows, last][:, None], None
-            out = attend(index, q, kv).transpose(1, 2)
+                only, x, last = last, x[torch.arange(len(x), device=self._device), last][:, None], None
+            out = attend(index, qkv, only)
             self._add(x, out.reshape(*x.shape[:2], -1), index, layer, "o", route)
             normed = self._normed(x).mul_(layer.mlp_norm)
             gate, up = self._linear(normed, index, layer, "gate_up", route).chunk(2, -1)
@@ -195,15 +189,11 @@ class SlotDecoder:
                 x.view(-1, x.shape[-1])[image.places] += deepstack[index].to(x.dtype)
         return x[:, 0] if last is None else x[torch.arange(len(x), device=self._device), last]
 
-    def _attention_inputs(
-        self, x: torch.Tensor, index: int, layer: Layer, rope: _Rope, route: Route | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _turned(self, qkv: torch.Tensor, index: int, rope: _Rope) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns queries [rows, heads, tokens, head_dim], and keys and values [rows, tokens, 2 * kv_heads, head_dim];
-        queries and keys are turned to their positions."""
-        rows, tokens, _ = x.shape
-        qkv = self._linear(x, index, layer, "qkv", route).view(rows, tokens, -1, self._head_dim)
+        queries and keys are normed and turned to their positions. Writes into `qkv`."""
         turning = qkv[:, :, : self._heads + self._kv_heads]
-        normed = self._normed(turning).mul_(layer.head_norm)
+        normed = self._normed(turning).mul_(self._language.layers[index].head_norm)
         torch.addcmul(normed * rope[0], normed.roll(self._head_dim // 2, -1), rope[1], out=turning)
         return qkv[:, :, : self._heads].transpose(1, 2), qkv[:, :, self._heads :]
 

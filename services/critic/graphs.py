@@ -16,12 +16,12 @@ from typing import Final
 import torch
 
 from services.critic.lora import Route, StackedLora
-from services.critic.spans import Span
 
 log = logging.getLogger("mondrian.critic")
 
-Step = Callable[[torch.Tensor, Sequence[Span], Route | None], torch.Tensor]
-"""Returns logits [rows, vocabulary] for numbers [3, rows] (tokens, lengths, positions), spans, and a route."""
+Step = Callable[[torch.Tensor, int, Route | None], torch.Tensor]
+"""Returns logits [rows, vocabulary] for numbers [3, rows] (tokens, lengths, positions), the places of the
+slots that are looked at, and a route."""
 
 Record = Callable[[Callable[[], torch.Tensor]], tuple[Callable[[], object], torch.Tensor]]
 """Runs a function of fixed shapes, and returns what runs it again and the tensor that then holds its result."""
@@ -91,5 +91,5 @@ class StepGraphs:
     def _new(self, numbers: torch.Tensor, span: int, route: Route | None) -> _Recorded:
         log.info("recording the step of %d rows of up to %d tokens", numbers.shape[1], span)
         inputs = numbers.to(self._lora.device)
-        replay, logits = self._record(lambda: self._step(inputs, [Span(0, numbers.shape[1], span)], route))
+        replay, logits = self._record(lambda: self._step(inputs, span, route))
         return _Recorded(inputs, None if route is None else route.blocks, replay, logits)

@@ -5,22 +5,25 @@ stacked, the A of Linears that read the same input in one, so that one product s
 ways to give each row its own adapter, and the cheaper one is taken:
 
 by rows    each row is multiplied by its own adapter's matrices, one small product a row (Chen et al. 2023, "Punica").
-           It costs next to no arithmetic, but the matrices are read once a row. Prompts are read like this, and rows
-           of adapters so small that the processor's cache holds a copy for each.
+           It costs next to no arithmetic, but the matrices are read once a row. Prompts are read like this, and on a
+           CPU tokens are written so.
 by blocks  all rows are multiplied by the matrices of all adapters, and a mask keeps for each row the block of its own.
            The matrices are read once, and shapes stay the same whatever the rows use, as CUDA graphs need it.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import torch
 import torch.nn.functional as functional
+
+from services.critic import kernels
 
 GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -34,8 +37,6 @@ TARGETS: Final = frozenset(name.rsplit(".", 1)[1] for names in GROUPS.values() f
 """The Linears that an adapter may change, by their last name."""
 
 _GROUP: Final = {name: group for group, names in GROUPS.items() for name in names}
-# What the rows' own copies may take: more would not stay in the cache of a core.
-_CACHE_BYTES: Final = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -58,35 +59,39 @@ _Pair = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class _Stack:
-    """One group of one layer: A [members, slots, rank, inputs], and for each member B times the scaling
-    [slots, rank, outputs]."""
+    """One group of one layer: A [slots, members, rank, inputs], and B times the scaling [slots, rank, outputs], those
+    of the members side by side between `bounds`."""
 
     a: torch.Tensor
-    b: tuple[torch.Tensor, ...]
+    b: torch.Tensor
+    bounds: np.ndarray[Any, Any]
+
+    @functools.cached_property
+    def arrays(self) -> tuple[Any, ...]:
+        """Returns all three as the kernel takes them."""
+        return kernels.array(self.a), kernels.array(self.b), self.bounds
 
     @property
     def nbytes(self) -> int:
         """Returns the size in bytes."""
-        return sum(t.numel() * t.element_size() for t in (self.a, *self.b))
+        return sum(t.numel() * t.element_size() for t in (self.a, self.b))
 
     def columns(self) -> list[slice]:
         """Returns where the outputs of each member stand among those of the group."""
-        ends = list(itertools.accumulate(b.shape[2] for b in self.b))
-        return [slice(end - b.shape[2], end) for end, b in zip(ends, self.b, strict=True)]
+        return list(itertools.starmap(slice, itertools.pairwise(self.bounds)))
 
 
 @dataclass(frozen=True)
 class Route:
     """Which adapter each row uses in one pass, by one of these.
 
-    `blocks`: the mask [rows * tokens, 1, slots, 1]. `chosen`: for each row its slot, and 1 or, for the base model, 0.
-    `copies`: for a (layer, group) the rows' own A [rows, inputs, pieces * rank] and B [rows * pieces, rank, outputs of
-    a piece].
+    `blocks`: the mask [rows * tokens, slots, 1, 1]. `chosen`: for each row its slot, and 1 or, for the base model, 0.
+    `slots`: for each row its slot or, for the base model, -1, as the kernel for one token a row takes them.
     """
 
     blocks: torch.Tensor | None = None
-    chosen: _Pair | None = None
-    copies: Callable[[tuple[int, str]], _Pair] | None = None
+    chosen: tuple[torch.Tensor, torch.Tensor] | None = None
+    slots: np.ndarray[Any, Any] | None = None
 
 
 def stacked_elements(adapter: AdapterWeights, shapes: Mapping[str, tuple[int, int]]) -> int:
@@ -112,17 +117,15 @@ class StackedLora:
         self._slots: list[AdapterWeights | None] = []
         self._rank = 0
         self._stacks: dict[tuple[int, str], _Stack] = {}
-        self._slot_bytes = 0
-        self._copies = _Copies(self._widths)
+        self._kernel = kernels.lora(dtype) if kernels.serve(device, dtype) else None
 
     @property
     def nbytes(self) -> int:
-        """Returns the size of the stacked matrices, and of the rows' own copies of them, in bytes."""
-        return sum(stack.nbytes for stack in self._stacks.values()) + self._copies.nbytes
+        """Returns the size of the stacked matrices in bytes."""
+        return sum(stack.nbytes for stack in self._stacks.values())
 
     def load(self, adapter: AdapterWeights) -> int:
         """Places an adapter in a free slot, and returns the slot."""
-        self._copies = _Copies(self._widths)
         if self._fits(adapter):
             slot = self._slots.index(None)
             self._fill(self._stacks, slot, adapter)
@@ -139,13 +142,11 @@ class StackedLora:
             if one is not None:
                 self._fill(stacks, number, one)
         self._slots, self._rank, self._stacks = slots, rank, stacks
-        self._slot_bytes = sum(stack.nbytes for stack in stacks.values()) // len(slots)
         self.version += 1
         return slot
 
     def unload(self, slot: int) -> None:
         """Frees a slot that no row uses any more."""
-        self._copies = _Copies(self._widths)
         self._slots[slot] = None
         if not any(self._slots):
             self._slots, self._rank, self._stacks = [], 0, {}
@@ -169,8 +170,9 @@ class StackedLora:
 
         return {
             (layer, group): _Stack(
-                zeros(len(GROUPS[group]), slots, rank, width),
-                tuple(zeros(slots, rank, outputs) for outputs in self._widths[group]),
+                zeros(slots, len(GROUPS[group]), rank, width),
+                zeros(slots, rank, sum(self._widths[group])),
+                np.cumsum([0, *self._widths[group]]),
             )
             for (layer, group), width in inputs.items()
         }
@@ -178,13 +180,13 @@ class StackedLora:
     def _fill(self, stacks: Mapping[tuple[int, str], _Stack], slot: int, adapter: AdapterWeights) -> None:
         """Writes an adapter into a slot of all stacks, over whatever was in it."""
         for (layer, group), stack in stacks.items():
-            for name, a, b in zip(GROUPS[group], stack.a, stack.b, strict=True):
-                a[slot].zero_()
-                b[slot].zero_()
+            stack.a[slot] = 0
+            stack.b[slot] = 0
+            for name, a, columns in zip(GROUPS[group], stack.a[slot], stack.columns(), strict=True):
                 pair = adapter.matrices.get((layer, name))
                 if pair is not None:
-                    a[slot, : adapter.rank] = pair[0]
-                    b[slot, : adapter.rank] = (pair[1].float() * adapter.scaling).t()
+                    a[: adapter.rank] = pair[0]
+                    stack.b[slot, : adapter.rank, columns] = (pair[1].float() * adapter.scaling).t()
 
     def route(self, slots: Sequence[int | None], tokens: int, *, by_blocks: bool = False) -> Route | None:
         """Returns how rows of `tokens` tokens each use the adapters in `slots` (None: the base model); None when no
@@ -195,18 +197,13 @@ class StackedLora:
         if tokens > 1 and not by_blocks:
             numbers = torch.tensor([[slot or 0, slot is not None] for slot in slots], device=self.device)
             return Route(chosen=(numbers[:, 0], numbers[:, 1, None, None].to(self._dtype)))
-        if not by_blocks and self._by_rows(len(slots)):
-            self._copies.place(slots, self._stacks)
-            return Route(copies=self._copies.views.__getitem__)
-        mask = torch.zeros(len(slots), 1, len(self._slots), 1)
+        if self._kernel is not None and not by_blocks:
+            return Route(slots=np.array([-1 if slot is None else slot for slot in slots]))
+        mask = torch.zeros(len(slots), len(self._slots), 1, 1)
         used = [(row, slot) for row, slot in enumerate(slots) if slot is not None]
-        mask[[row for row, _ in used], 0, [slot for _, slot in used]] = 1
+        mask[[row for row, _ in used], [slot for _, slot in used]] = 1
         mask = mask.repeat_interleave(tokens, 0)
         return Route(blocks=mask.to(self.device, self._dtype))
-
-    def _by_rows(self, rows: int) -> bool:
-        """Returns whether to keep a copy of its adapter for each row: on a CPU, where all of them fit its cache."""
-        return self.device.type == "cpu" and rows * self._slot_bytes <= _CACHE_BYTES
 
     def add(self, out: torch.Tensor, x: torch.Tensor, layer: int, group: str, route: Route | None) -> None:
         """Adds the adapters' part to `out` in place.
@@ -216,86 +213,17 @@ class StackedLora:
         stack = self._stacks.get((layer, group))
         if route is None or stack is None:
             return
-        if route.copies is not None:
-            a, b = route.copies((layer, group))
-            hidden = torch.bmm(x, a).view(-1, 1, b.shape[1])
-            out.view(-1, 1, b.shape[2]).baddbmm_(hidden, b)
+        flat = out.view(-1, out.shape[-1])
+        if route.slots is not None and self._kernel is not None:
+            self._kernel(kernels.array(flat), kernels.array(x[:, 0]), *stack.arrays, route.slots)
         elif route.blocks is not None:
             hidden = functional.linear(x.flatten(0, 1), stack.a.flatten(0, 2)).view(-1, *stack.a.shape[:3])
             hidden *= route.blocks
-            flat = out.view(-1, out.shape[-1])
-            for member, (columns, b) in enumerate(zip(stack.columns(), stack.b, strict=True)):
-                flat[:, columns].addmm_(hidden[:, member].flatten(1), b.flatten(0, 1))
+            for member, columns in enumerate(stack.columns()):
+                flat[:, columns].addmm_(hidden[:, :, member].flatten(1), stack.b[..., columns].flatten(0, 1))
         elif route.chosen is not None:
             slots, used = route.chosen
-            hidden = torch.bmm(x, stack.a[:, slots].transpose(0, 1).flatten(1, 2).transpose(1, 2)) * used
-            parts = hidden.chunk(len(stack.b), -1)
-            for part, columns, b in zip(parts, stack.columns(), stack.b, strict=True):
-                out[..., columns].baddbmm_(part, b[slots])
-
-
-class _Copies:
-    """For each row its own adapter's matrices, for one token: A transposed, and B without the zeros of the stacks.
-
-    The outputs of a group are cut into pieces of one width, each within a member, so that one product serves them all:
-    A [rows, inputs, pieces * rank] (a member's as often as it has pieces) and B [rows * pieces, rank, width]. Rows keep
-    their adapters for many steps, so that hardly anything is copied.
-    """
-
-    def __init__(self, widths: Mapping[str, Sequence[int]]) -> None:
-        self._pieces = {group: _pieces(outputs) for group, outputs in widths.items()}
-        # The slot whose matrices each row of the copies holds; None: zeros, the base model's.
-        self._numbers: list[int | None] = []
-        self._pairs: dict[tuple[int, str], _Pair] = {}
-        # The matrices of the rows that were placed last, by (layer, group).
-        self.views: dict[tuple[int, str], _Pair] = {}
-        self._viewed = 0
-
-    @property
-    def nbytes(self) -> int:
-        """Returns the size in bytes."""
-        return sum(t.numel() * t.element_size() for pair in self._pairs.values() for t in pair)
-
-    def place(self, slots: Sequence[int | None], stacks: Mapping[tuple[int, str], _Stack]) -> None:
-        """Gives row i the matrices of `slots[i]`."""
-        if len(slots) > len(self._numbers):
-            room = max(len(slots), 2 * len(self._numbers))
-            self._numbers, self._viewed = [None] * room, 0
-            self._pairs = {place: self._empty(place[1], stack, room) for place, stack in stacks.items()}
-        for row, slot in enumerate(slots):
-            if self._numbers[row] != slot:
-                self._write(row, slot, stacks)
-                self._numbers[row] = slot
-        if self._viewed != len(slots):
-            self._viewed = len(slots)
-            self.views = {
-                place: (a[: len(slots)], b[: len(slots)].flatten(0, 1)) for place, (a, b) in self._pairs.items()
-            }
-
-    def _empty(self, group: str, stack: _Stack, rows: int) -> _Pair:
-        members, width = self._pieces[group]
-        rank = stack.a.shape[2]
-        a = stack.a.new_zeros(rows, stack.a.shape[3], len(members) * rank)
-        return a, stack.a.new_zeros(rows, len(members), rank, width)
-
-    def _write(self, row: int, slot: int | None, stacks: Mapping[tuple[int, str], _Stack]) -> None:
-        """Writes a slot's matrices to a row of the copies: from another row that holds them, if there is one."""
-        if slot in self._numbers:
-            source = self._numbers.index(slot)
-            for tensor in itertools.chain.from_iterable(self._pairs.values()):
-                tensor[row] = tensor[source]
-            return
-        if slot is None:
-            for tensor in itertools.chain.from_iterable(self._pairs.values()):
-                tensor[row] = 0
-            return
-        for place, (a, b) in self._pairs.items():
-            members, width = self._pieces[place[1]]
-            a[row] = stacks[place].a[members, slot].flatten(0, 1).t()
-            b[row] = torch.cat([one[slot].unflatten(1, (-1, width)).transpose(0, 1) for one in stacks[place].b])
-
-
-def _pieces(widths: Sequence[int]) -> tuple[torch.Tensor, int]:
-    """Returns the member of each piece, and the width of a piece: the greatest that divides all members."""
-    width = math.gcd(*widths)
-    return torch.arange(len(widths)).repeat_interleave(torch.tensor(widths) // width), width
+            hidden = torch.bmm(x, stack.a[slots].flatten(1, 2).transpose(1, 2)) * used
+            b = stack.b[slots]
+            for part, columns in zip(hidden.chunk(stack.a.shape[1], -1), stack.columns(), strict=True):
+                out[..., columns].baddbmm_(part, b[..., columns])

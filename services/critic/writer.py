@@ -21,7 +21,6 @@ from services.critic.engine import Completed, Delta, Event, Finish, Generation, 
 from services.critic.kv import KvPool
 from services.critic.model import Prompt, VisionFeatures, VisionLanguageModel
 from services.critic.sampling import Sampler, SamplingParams, choose
-from services.critic.spans import moves
 from services.critic.structured import JsonGrammar
 from services.critic.vision_cache import VisionCache
 
@@ -252,11 +251,11 @@ class Writer:
         self.outbox.append((row.generation, error))
 
     def _release(self, index: int) -> None:
-        """Frees a slot; others move, so that rows stay side by side."""
-        for source, target in moves([row.length for row in self.rows], index):
-            self.pool.move(source, target, self.rows[source].length)
-            self.rows[target] = self.rows[source]
-        self.rows.pop()
+        """Frees a slot; the last row moves into it, so that rows stay side by side."""
+        last = self.rows.pop()
+        if index < len(self.rows):
+            self.pool.move(len(self.rows), index, last.length)
+            self.rows[index] = last
 
     def give_memory_back(self, error: BaseException) -> None:
         """Frees what can be computed again, and what was being computed when the memory ran out."""

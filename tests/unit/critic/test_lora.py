@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 
 from services.core.errors import EngineStopped
-from services.critic import adapter_format, lora
+from services.critic import adapter_format, kernels
 from services.critic import model as models
 from services.critic.adapter_format import Adapter, AdapterLimits
 from services.critic.engine import AdapterNotLoaded
@@ -75,8 +75,9 @@ def test_adapters_change_what_is_written(expected: dict[tuple[int, str | None], 
 
 @pytest.fixture(params=["by rows", "by blocks"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each of the two ways to give rows their adapters: with room for copies, and without."""
-    monkeypatch.setattr(lora, "_CACHE_BYTES", 1 << 30 if request.param == "by rows" else 0)
+    """Each of the two ways to give rows their adapters: by the kernels of a CPU, and as on a GPU."""
+    if request.param == "by blocks":
+        monkeypatch.setattr(kernels, "serve", lambda device, dtype: False)
     return str(request.param)
 
 

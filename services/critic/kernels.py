@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import functools
 import math
+import os
+from pathlib import Path
 from typing import Any, Final
 
 import numba
 import numpy as np
 import torch
+from numba.extending import overload
 from numpy import float32 as f32
 from numpy import int32 as i32
 from numpy import uint16 as u16
@@ -23,7 +26,9 @@ from numpy import uint32 as u32
 
 # Sums in any order, as vectors need it; not-a-number and infinity stay what they are.
 _FAST: Final = {"reassoc", "contract", "nsz"}
-_jit: Final = functools.partial(numba.njit, fastmath=_FAST, error_model="numpy", nogil=True)
+# What was compiled is kept beside this file, where it may be written, for the next start.
+_CACHE: Final = os.access(Path(__file__).parent, os.W_OK)
+_jit: Final[Any] = functools.partial(numba.njit, fastmath=_FAST, error_model="numpy", nogil=True, cache=_CACHE)
 
 
 @numba.njit(inline="always")
@@ -37,9 +42,35 @@ def _narrowed(x):  # type: ignore[no-untyped-def]
     return u16((bits + u32(0x7FFF) + ((bits >> u32(16)) & u32(1))) >> u32(16))  # to the nearest, ties to even
 
 
-@numba.njit(inline="always")
-def _same(x):  # type: ignore[no-untyped-def]
-    return x
+def _read(array, i):  # type: ignore[no-untyped-def]
+    """Returns number i of `array` in float32."""
+    raise NotImplementedError("compiled only")
+
+
+@overload(_read, inline="always")
+def _reading(array, i):  # type: ignore[no-untyped-def]
+    if array.dtype == numba.uint16:
+        return lambda array, i: _widened(array[i])
+    return lambda array, i: array[i]
+
+
+def _write(array, i, x):  # type: ignore[no-untyped-def]
+    """Writes x, of float32, as number i of `array`."""
+    raise NotImplementedError("compiled only")
+
+
+@overload(_write, inline="always")
+def _writing(array, i, x):  # type: ignore[no-untyped-def]
+    if array.dtype == numba.uint16:
+
+        def write(array, i, x):  # type: ignore[no-untyped-def]
+            array[i] = _narrowed(x)
+    else:
+
+        def write(array, i, x):  # type: ignore[no-untyped-def]
+            array[i] = x
+
+    return write
 
 
 @numba.njit(fastmath={"contract"})
@@ -57,130 +88,114 @@ def _exp(x):  # type: ignore[no-untyped-def]
     return series * i32((i32(n) + i32(127)) << i32(23)).view(f32)
 
 
-def _product(widen: Any) -> Any:
-    @numba.njit(inline="always", fastmath=_FAST)
-    def product(x, y):  # type: ignore[no-untyped-def]
-        """Returns the sum of the products of x, of float32, and y."""
-        total = f32(0)
-        for i in range(x.shape[0]):
-            total += x[i] * widen(y[i])
-        return total
-
-    return product
+@numba.njit(inline="always", fastmath=_FAST)
+def _product(x, y):  # type: ignore[no-untyped-def]
+    """The sum of the products of x, of float32, and y."""
+    total = f32(0)
+    for i in range(x.shape[0]):
+        total += x[i] * _read(y, i)
+    return total
 
 
-def _attention(widen: Any, narrow: Any) -> Any:
-    product = _product(widen)
+@numba.njit(inline="always", fastmath=_FAST)
+def _turn(x, norm, cos, sin, eps, out):  # type: ignore[no-untyped-def]
+    """Writes x by its root mean square, times `norm`, turned to its position."""
+    size, half = x.shape[0], cos.shape[0]
+    squares = f32(0)
+    for i in range(size):
+        squares += _read(x, i) * _read(x, i)
+    scale = f32(1) / np.sqrt(squares / f32(size) + eps)
+    for i in range(half):
+        first = _read(x, i) * scale * _read(norm, i)
+        second = _read(x, i + half) * scale * _read(norm, i + half)
+        out[i] = first * cos[i] - second * sin[i]
+        out[i + half] = second * cos[i] + first * sin[i]
 
-    @numba.njit(inline="always", fastmath=_FAST)
-    def turned(x, norm, cos, sin, eps, out):  # type: ignore[no-untyped-def]
-        """Writes x by its root mean square, times `norm`, turned to its position."""
-        size, half = x.shape[0], cos.shape[0]
-        squares = f32(0)
-        for i in range(size):
-            squares += widen(x[i]) * widen(x[i])
-        scale = f32(1) / np.sqrt(squares / f32(size) + eps)
-        for i in range(half):
-            first = widen(x[i]) * scale * widen(norm[i])
-            second = widen(x[i + half]) * scale * widen(norm[i + half])
-            out[i] = first * cos[i] - second * sin[i]
-            out[i + half] = second * cos[i] + first * sin[i]
 
-    @numba.njit(inline="always", fastmath=_FAST)
-    def softmax(scores):  # type: ignore[no-untyped-def]
-        """Replaces scores by their exponentials, and returns the sum of these."""
-        highest = scores[0]
-        for i in range(1, scores.shape[0]):
-            highest = max(highest, scores[i])
-        total = f32(0)
-        for i in range(scores.shape[0]):
-            power = _exp(scores[i] - highest)
-            scores[i] = power
-            total += power
-        return total
+@numba.njit(inline="always", fastmath=_FAST)
+def _softmax(scores):  # type: ignore[no-untyped-def]
+    """Replaces scores by their exponentials, and returns the sum of these."""
+    highest = scores[0]
+    for i in range(1, scores.shape[0]):
+        highest = max(highest, scores[i])
+    total = f32(0)
+    for i in range(scores.shape[0]):
+        power = _exp(scores[i] - highest)
+        scores[i] = power
+        total += power
+    return total
 
-    @numba.njit(inline="always", fastmath=_FAST)
-    def weighed(weights, values, out):  # type: ignore[no-untyped-def]
-        """Writes the sum of the values, each by its weight."""
-        count, size = weights.shape[0], out.shape[0]
-        out[:] = 0
-        for i in range(0, count - 3, 4):  # four at once, so that the sum is read and written a quarter as often
-            w0, w1, w2, w3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
-            v0, v1, v2, v3 = values[i], values[i + 1], values[i + 2], values[i + 3]
+
+@numba.njit(inline="always", fastmath=_FAST)
+def _weigh(weights, values, first, out):  # type: ignore[no-untyped-def]
+    """Adds the columns of values from `first` on, each row by its weight, to `out`."""
+    count, size = weights.shape[0], out.shape[0]
+    last = first + size
+    for i in range(0, count - 3, 4):  # four at once, so that the sum is read and written a quarter as often
+        w0, w1, w2, w3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
+        v0, v1 = values[i, first:last], values[i + 1, first:last]
+        v2, v3 = values[i + 2, first:last], values[i + 3, first:last]
+        for d in range(size):
+            out[d] += w0 * _read(v0, d) + w1 * _read(v1, d) + w2 * _read(v2, d) + w3 * _read(v3, d)
+    for i in range(count // 4 * 4, count):
+        weight, value = weights[i], values[i, first:last]
+        for d in range(size):
+            out[d] += weight * _read(value, d)
+
+
+@_jit
+def _attend(qkv, norm, cos, sin, eps, both, positions, lengths, start, stop, out):  # type: ignore[no-untyped-def]
+    kv_heads, size = both.shape[1] // 2, both.shape[3]
+    heads = qkv.shape[1] - 2 * kv_heads
+    group = heads // kv_heads
+    scale = f32(1) / np.sqrt(f32(size))
+    query, key, total = np.empty((group, size), f32), np.empty(size, f32), np.empty(size, f32)
+    scores = np.empty((group, both.shape[2]), f32)
+    for part in range(start, stop):
+        row, kv = part // kv_heads, part % kv_heads
+        c, s = cos[positions[row]], sin[positions[row]]
+        keys, values = both[row, kv, : lengths[row] + 1], both[row, kv_heads + kv, : lengths[row] + 1]
+        _turn(qkv[row, heads + kv], norm[heads + kv], c, s, eps, key)
+        new_key, new_value, value = keys[-1], values[-1], qkv[row, heads + kv_heads + kv]
+        for d in range(size):
+            _write(new_key, d, key[d])
+            new_value[d] = value[d]
+        for g in range(group):
+            _turn(qkv[row, kv * group + g], norm[kv * group + g], c, s, eps, query[g])
             for d in range(size):
-                out[d] += w0 * widen(v0[d]) + w1 * widen(v1[d]) + w2 * widen(v2[d]) + w3 * widen(v3[d])
-        for i in range(count // 4 * 4, count):
-            weight, value = weights[i], values[i]
-            for d in range(size):
-                out[d] += weight * widen(value[d])
-
-    @_jit
-    def attend(qkv, norm, cos, sin, eps, both, positions, lengths, start, stop, out):  # type: ignore[no-untyped-def]
-        kv_heads, size = both.shape[1] // 2, both.shape[3]
-        heads = qkv.shape[1] - 2 * kv_heads
-        group = heads // kv_heads
-        scale = f32(1) / np.sqrt(f32(size))
-        query, key, total = np.empty((group, size), f32), np.empty(size, f32), np.empty(size, f32)
-        scores = np.empty((group, both.shape[2]), f32)
-        for part in range(start, stop):
-            row, kv = part // kv_heads, part % kv_heads
-            c, s = cos[positions[row]], sin[positions[row]]
-            keys, values = both[row, kv, : lengths[row] + 1], both[row, kv_heads + kv, : lengths[row] + 1]
-            turned(qkv[row, heads + kv], norm[heads + kv], c, s, eps, key)
-            new_key, new_value, value = keys[-1], values[-1], qkv[row, heads + kv_heads + kv]
-            for d in range(size):
-                new_key[d] = narrow(key[d])
-                new_value[d] = value[d]
+                query[g, d] *= scale
+        for i in range(keys.shape[0]):
             for g in range(group):
-                turned(qkv[row, kv * group + g], norm[kv * group + g], c, s, eps, query[g])
-                for d in range(size):
-                    query[g, d] *= scale
-            for i in range(keys.shape[0]):
-                for g in range(group):
-                    scores[g, i] = product(query[g], keys[i])
-            for g in range(group):
-                weights = scores[g, : keys.shape[0]]
-                share = f32(1) / softmax(weights)
-                weighed(weights, values, total)
-                written = out[row, kv * group + g]
-                for d in range(size):
-                    written[d] = narrow(total[d] * share)
-
-    return attend
+                scores[g, i] = _product(query[g], keys[i])
+        for g in range(group):
+            weights = scores[g, : keys.shape[0]]
+            share = f32(1) / _softmax(weights)
+            total[:] = 0
+            _weigh(weights, values, 0, total)
+            written = out[row, kv * group + g]
+            for d in range(size):
+                _write(written, d, total[d] * share)
 
 
-def _adapters(widen: Any, narrow: Any) -> Any:
-    product = _product(widen)
-
-    @_jit
-    def add(out, x, a, b, bounds, slots):  # type: ignore[no-untyped-def]
-        _, members, rank, inputs = a.shape
-        wide, sums = np.empty(inputs, f32), np.empty(out.shape[1], f32)
-        for row in range(len(slots)):
-            slot = slots[row]
-            if slot < 0:
-                continue
-            for i in range(inputs):
-                wide[i] = widen(x[row, i])
-            for i in range(out.shape[1]):
-                sums[i] = widen(out[row, i])
-            for member in range(members):
-                total = sums[bounds[member] : bounds[member + 1]]
-                rows_a, rows_b = a[slot, member], b[slot, :, bounds[member] : bounds[member + 1]]
-                for r in range(0, rank - 3, 4):  # four at once, see `weighed`
-                    h0, h1 = product(wide, rows_a[r]), product(wide, rows_a[r + 1])
-                    h2, h3 = product(wide, rows_a[r + 2]), product(wide, rows_a[r + 3])
-                    b0, b1, b2, b3 = rows_b[r], rows_b[r + 1], rows_b[r + 2], rows_b[r + 3]
-                    for i in range(total.shape[0]):
-                        total[i] += h0 * widen(b0[i]) + h1 * widen(b1[i]) + h2 * widen(b2[i]) + h3 * widen(b3[i])
-                for r in range(rank // 4 * 4, rank):
-                    hidden, b0 = product(wide, rows_a[r]), rows_b[r]
-                    for i in range(total.shape[0]):
-                        total[i] += hidden * widen(b0[i])
-            for i in range(out.shape[1]):
-                out[row, i] = narrow(sums[i])
-
-    return add
+@_jit
+def _add_lora(out, x, a, b, bounds, slots):  # type: ignore[no-untyped-def]
+    _, members, rank, inputs = a.shape
+    wide, total, hidden = np.empty(inputs, f32), np.empty(out.shape[1], f32), np.empty(rank, f32)
+    for row in range(slots.shape[0]):
+        slot = slots[row]
+        if slot < 0:
+            continue
+        read, written = x[row], out[row]
+        for i in range(inputs):
+            wide[i] = _read(read, i)
+        for i in range(total.shape[0]):
+            total[i] = _read(written, i)
+        for member in range(members):
+            for r in range(rank):
+                hidden[r] = _product(wide, a[slot, member, r])
+            _weigh(hidden, b[slot], bounds[member], total[bounds[member] : bounds[member + 1]])
+        for i in range(total.shape[0]):
+            _write(written, i, total[i])
 
 
 def serve(device: torch.device, dtype: torch.dtype) -> bool:
@@ -204,10 +219,9 @@ def attention(dtype: torch.dtype) -> Any:
     `sin`: float32 [positions, head_dim / 2]; `both`: a layer of a `KvPool`; `positions`: of the new tokens; `lengths`:
     tokens that each slot holds before.
     """
-    kernel, empty = _attention(*_ways(dtype)), array(torch.empty(0, 1, 1, 1, dtype=dtype))
-    table, numbers = np.empty((0, 1), f32), np.empty(0, np.int64)
-    kernel(empty[0:, 0], empty[0:, 0, 0], table, table, f32(0), empty, numbers, numbers, 0, 0, empty[0:, 0])
-    return kernel
+    none, table, numbers = array(torch.empty(0, 1, 1, 1, dtype=dtype)), np.empty((0, 1), f32), np.empty(0, np.int64)
+    _attend(none[:, 0], none[:, 0, 0], table, table, f32(0), none, numbers, numbers, 0, 0, none[:, 0])
+    return _attend
 
 
 @functools.cache
@@ -218,11 +232,6 @@ def lora(dtype: torch.dtype) -> Any:
     [slots, members, rank, inputs]; `b`: [slots, rank, outputs], of which a member has those between its `bounds`;
     `slots`: [rows], -1 for none.
     """
-    kernel, empty = _adapters(*_ways(dtype)), array(torch.empty(0, 1, 1, 1, dtype=dtype))
-    numbers = np.empty(0, np.int64)
-    kernel(empty[0:, 0, 0], empty[0:, 0, 0], empty, empty[0:, 0], numbers, numbers)
-    return kernel
-
-
-def _ways(dtype: torch.dtype) -> tuple[Any, Any]:
-    return (_widened, _narrowed) if dtype is torch.bfloat16 else (_same, _same)
+    none, numbers = array(torch.empty(0, 1, 1, 1, dtype=dtype)), np.empty(0, np.int64)
+    _add_lora(none[:, 0, 0], none[:, 0, 0], none, none[:, 0], numbers, numbers)
+    return _add_lora

@@ -64,7 +64,7 @@ def noise(pixels: Pixels, sigma: float, rng: np.random.Generator) -> Pixels:
 
 
 def resize(pixels: Pixels, long_side: int) -> Pixels:
-    """Reduces to a long side of `long_side` px."""
+    """Reduces or enlarges to a long side of `long_side` px."""
     factor = long_side / max(pixels.shape[:2])
     size = (max(1, round(pixels.shape[1] * factor)), max(1, round(pixels.shape[0] * factor)))
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))

@@ -94,6 +94,8 @@ def changed(subject: Subject, dimensions: Iterable[str] = tuple(LOWERING)) -> di
     versions["same", "JPEG 90 at 512 px"] = perturb.jpeg(small, 90)
     if max(pixels.shape[:2]) >= LARGE:
         versions["same", "half size"] = perturb.resize(pixels, max(pixels.shape[:2]) // 2)
+    elif max(pixels.shape[:2]) >= LARGE // 2:
+        versions["same", "twice the size"] = perturb.resize(pixels, 2 * max(pixels.shape[:2]))
     if subject.level:
         for angle in ANGLES:
             versions["straight", str(angle)] = perturb.straight(pixels, angle)

@@ -6,12 +6,13 @@ Inputs: the subject map (64 px) as soft figure and ground; Lab at 64 px; L* at 2
   Green and Swets 1966), which is a contrast that a busy ground lowers.
 - calm: mean gradient of levelled L* of the ground at 64 px (the edge density of Rosenholtz, Li and Nakano 2007, at one
   scale): neither the exposure nor the fine grain of the picture changes it.
-- focus gap: log2 of the width of the ground's edges over that of the figure's, from 0 (both alike, or the ground the
-  sharper) to 3. The width is that of `focus_sharpness`, s = k / sqrt(q^2 - 1) after Zhuo and Sim (2011), from the mean
-  gradient energies of each, less those of the picture's noise, which passes for sharp edges until a blur takes it away.
-  Widths of blurs add up in squares, so blurring the whole picture closes the gap that blurring the background opens.
-- soft: log2 of what the figure's own width w adds, 1 + (w / 2 px)^2, halved: a calm ground is no merit behind a
-  subject that is itself not sharp.
+- falloff: log2 of the width of the ground's edges over that of the picture's strongest edges, from 0 to 3. The width
+  is that of `focus_sharpness`, s = k / sqrt(q^2 - 1) after Zhuo and Sim (2011), from mean gradient energies less those
+  of the picture's noise, which passes for sharp edges until a blur takes it away. Widths of blurs add up in squares, so
+  blurring the whole picture closes the gap that blurring the background opens. What a lens is focused on is the
+  subject, also where tone and colour do not find it: the strongest edges are sought in the whole frame.
+- soft: log2 of what the width w of the strongest edges adds, 1 + (w / 2 px)^2, halved: a calm ground is no merit in a
+  picture that is sharp nowhere.
 - concentration, as far as it separates: in clutter any patch is compact, but it stands out from nothing.
 - area of the subject: 4% to 45% of the frame is best.
 
@@ -35,12 +36,11 @@ UNITS = {
     "colour_difference": "Lab units",
     "background_clutter": "L* a pixel",
     "busyness": "L* a 64th of the frame",
-    "figure_width": "px at 256",
     "focus_gap": "stops of width",
     "concentration": "",
 }
 
-WEIGHTS = {"separation": 0.3, "calm": 1.6, "focus gap": 0.6, "soft": 1.1, "concentration": 0.4, "area": 0.6}
+WEIGHTS = {"separation": 0.3, "calm": 1.6, "falloff": 0.6, "soft": 1.1, "concentration": 0.4, "area": 0.6}
 
 _REBLUR = 1.0
 """Standard deviation in px of the re-blur, two passes of the 3x3 binomial kernel."""
@@ -61,15 +61,14 @@ def measure(scene: Scene) -> Measured:
     difference, separation = _separation(planes.small, figure, ground)
     clutter = filters.weighted_mean(filters.block_mean(planes.lightness_gradient[2], 4), ground)
     busyness = filters.weighted_mean(torch.hypot(*filters.gradient(planes.levelled[:, 0])), ground)
-    figure_width, ground_width = _widths(planes, scene.noise.variance, (figure.square(), ground))
-    gap = (ground_width / figure_width).log2()
+    figure_width, ground_width, least_width = _widths(planes, scene.noise.variance, figure.square(), ground)
     share = subject.share
     area = filters.ramp(0.06 - share, 0.0, 0.05) + filters.ramp(share, 0.4, 0.7)
     terms = {
         "separation": (1 + separation).log2(),
         "calm": -(1 + busyness / 4).log2(),
-        "focus gap": gap.clamp(0, 3),
-        "soft": -0.5 * (1 + (figure_width / 2).square()).log2(),
+        "falloff": (ground_width / least_width).log2().clamp(0, 3),
+        "soft": -0.5 * (1 + (least_width / 2).square()).log2(),
         "concentration": subject.concentration * filters.saturate(separation, 1.0),
         "area": -area,
     }
@@ -79,23 +78,22 @@ def measure(scene: Scene) -> Measured:
         "colour_difference": difference,
         "background_clutter": clutter,
         "busyness": busyness,
-        "figure_width": figure_width,
-        "focus_gap": gap,
+        "focus_gap": (ground_width / figure_width).log2(),
         "concentration": subject.concentration,
     }
     strength = (0.4 + 0.6 * subject.concentration) * filters.ramp(scene.detail, 0.0, 0.1)
     return Measured(weighted(terms, WEIGHTS), strength, values, terms)
 
 
-def _widths(planes: Planes, noise: Tensor, weights: tuple[Tensor, Tensor]) -> list[Tensor]:
-    """Widths [B] of edges in px at 256, 0.3-8, under each of the weights [B, h, w] of 64 px."""
+def _widths(planes: Planes, noise: Tensor, *weights: Tensor) -> list[Tensor]:
+    """Widths [B] of edges in px at 256, 0.3-8: under each of the weights [B, h, w] of 64 px, and of the strongest."""
     again = filters.binomial(filters.binomial(planes.lab[:, 0]))
     before = filters.block_mean(planes.lightness_gradient[2].square(), 4)
     right, down = filters.gradient(again)
     after = filters.block_mean(right * right + down * down, 4)
     n = _NOISE * noise
     found = []
-    for weight in weights:
+    for weight in (*weights, before.square()):
         sharp = (filters.weighted_mean(before, weight) - n).clamp_min(0)
         q = (sharp + _FLOOR) / (filters.weighted_mean(after, weight) + _FLOOR)
         found.append((_REBLUR / (q.square() - 1).clamp_min(1 / 64).sqrt()).clamp(0.3, 8.0))

@@ -50,10 +50,11 @@ def test_most_changes_move_their_own_dimension_most(figures: Figures) -> None:
         assert sum(one.right for one in counts) >= 0.8 * sum(one.all for one in counts)
 
 
-@pytest.mark.parametrize("change", ["flip", "JPEG 90 at full size", "JPEG 97 at full size"])
+@pytest.mark.parametrize("change", ["flip", "twice the size", "JPEG 90 at full size", "JPEG 97 at full size"])
 def test_what_must_not_matter_does_not(figures: Figures, change: str) -> None:
     counts = [figures.unchanged[change, name] for name in NAMES]
-    assert sum(one.all for one in counts) == len(COLOURFUL) * len(NAMES)
+    tried = len(COLOURFUL) - (change == "twice the size")  # of a photograph below 512 px the measures see less
+    assert sum(one.all for one in counts) == tried * len(NAMES)
     assert sum(one.right for one in counts) >= 0.9 * sum(one.all for one in counts)
 
 

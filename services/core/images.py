@@ -15,7 +15,7 @@ import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from PIL import (
     BmpImagePlugin,
@@ -30,6 +30,9 @@ from PIL import (
 
 from services.core import pixels
 from services.core.errors import InvalidImage
+
+if TYPE_CHECKING:
+    from services.core.settings import ModelSettings
 
 # Every plugin is imported here, the multi-picture one included: lazy loading is not safe in several threads.
 MULTI_PICTURE: Final = MpoImagePlugin.MpoImageFile.format
@@ -92,6 +95,11 @@ class ImageLimits:
     max_scanned_pixels: int = 6_400_000_000
     """The greatest width x height x scans of a JPEG of several scans, each of which goes over all pixels and may take
     ten bytes of the file; ten are common."""
+
+    @classmethod
+    def of(cls, settings: ModelSettings) -> ImageLimits:
+        """Returns the limits of a service."""
+        return cls(max_bytes=int(settings.max_image_bytes), max_pixels=settings.max_image_pixels)
 
 
 DEFAULT_LIMITS: Final = ImageLimits()

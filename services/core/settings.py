@@ -161,6 +161,19 @@ class ModelSettings(ServiceSettings):
     """The greatest number of pixels that a photograph's header may name."""
 
 
+class ReferenceSettings(ModelSettings):
+    """What the services have that pre-compute references and serve releases of them."""
+
+    decode_threads: int = Field(default=0, ge=0)
+    """Threads that decode photographs beside the model; 0 means one for each CPU the process may use."""
+    poll_s: float = Field(default=1.0, gt=0)
+    """Seconds between two looks for a new release."""
+    verify_s: float = Field(default=3600.0, ge=0)
+    """Seconds between two comparisons of every byte of the served release with what was published; 0 for never."""
+    keep_releases: int = Field(default=5, ge=0)
+    """How many older releases precompute leaves to roll back to."""
+
+
 def before_port(host: str) -> str:
     """Returns a host as it stands before a colon and a port: an address of IPv6 between brackets."""
     try:

@@ -172,7 +172,7 @@ class Serving:
     def _prompt(self, engine: Engine, asked: Asked) -> Prompt:
         """Decodes and prepares; in a thread of its own."""
         assert self._model is not None
-        limits, short_side = self._settings.image_limits, self._model.useful_side
+        limits, short_side = images.ImageLimits.of(self._settings), self._model.useful_side
 
         def write(image_tokens: int) -> str:
             return self._words(asked, image_tokens)

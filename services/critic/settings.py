@@ -8,7 +8,6 @@ from typing import Annotated
 from pydantic import ByteSize, Field, field_validator
 from pydantic_settings import NoDecode
 
-from services.core.images import ImageLimits
 from services.core.settings import MINI_DIR, ModelSettings, service_config
 
 
@@ -85,8 +84,3 @@ class CriticSettings(ModelSettings):
         if self.adapters_dir is not None:
             return self.adapters_dir
         return (MINI_DIR if self.profile == "mini" else self.models_dir) / "adapters"
-
-    @property
-    def image_limits(self) -> ImageLimits:
-        """What a photograph may cost."""
-        return ImageLimits(max_bytes=int(self.max_image_bytes), max_pixels=self.max_image_pixels)

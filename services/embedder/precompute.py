@@ -35,6 +35,7 @@ def run(
 
 def _run(options: argparse.Namespace, make_encoder: Callable[[EmbedderSettings], Encoder] | None) -> list[str]:
     from services.core.advisors import load_advisor
+    from services.core.images import ImageLimits
     from services.core.progress import progress
     from services.core.releases import ReleaseStore
     from services.core.settings import available_cpus
@@ -48,7 +49,7 @@ def _run(options: argparse.Namespace, make_encoder: Callable[[EmbedderSettings],
         folder,
         (make_encoder or load)(settings),
         ReleaseStore(settings.releases_root),
-        limits=settings.image_limits,
+        limits=ImageLimits.of(settings),
         batch=settings.max_batch,
         threads=settings.decode_threads or available_cpus(),
         keep=settings.keep_releases,

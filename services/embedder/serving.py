@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable
 
 from services.core.errors import NoRelease, NotReady
+from services.core.images import ImageLimits
 from services.core.releases import ReleaseStore, ReleaseWatcher
 from services.core.settings import available_cpus
 from services.embedder.encoder import Encoder, encoder_id
@@ -37,7 +38,7 @@ class Serving:
             max_queue=settings.max_queue,
             decode_threads=settings.decode_threads or available_cpus(),
             cache_entries=settings.cache_entries,
-            limits=settings.image_limits,
+            limits=ImageLimits.of(settings),
         )
         watcher = ReleaseWatcher(
             ReleaseStore(settings.releases_root),

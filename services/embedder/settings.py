@@ -8,11 +8,10 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from services.core.images import ImageLimits
-from services.core.settings import MINI_DIR, ModelSettings, service_config
+from services.core.settings import MINI_DIR, ReferenceSettings, service_config
 
 
-class EmbedderSettings(ModelSettings):
+class EmbedderSettings(ReferenceSettings):
     """What the embedder, and its precompute, can be told."""
 
     model_config = service_config("MONDRIAN_EMBEDDER_")
@@ -25,16 +24,8 @@ class EmbedderSettings(ModelSettings):
     """What runs the image tower; `openvino` (extra embedder-cpu) is faster on CPUs, in a space of its own."""
     engine_cache_dir: Path | None = None
     """The folder that keeps what was exported for OpenVINO; unset takes `engines` in data_dir. May be removed."""
-    decode_threads: int = Field(default=0, ge=0)
-    """Threads that decode photographs beside the model; 0 means one for each CPU the process may use."""
     cache_entries: int = Field(default=10_000, ge=0)
     """How many photographs and texts are remembered with their embeddings, about 2 KB each."""
-    poll_s: float = Field(default=1.0, gt=0)
-    """Seconds between two looks for a new release."""
-    verify_s: float = Field(default=3600.0, ge=0)
-    """Seconds between two comparisons of every byte of the served release with what was published; 0 for never."""
-    keep_releases: int = Field(default=5, ge=0)
-    """How many older releases precompute leaves to roll back to."""
     index: Literal["auto", "exact", "hnsw"] = "auto"
     """How precompute has references searched: `auto` (by whichever it measures to be better), `exact` or `hnsw`."""
 
@@ -61,8 +52,3 @@ class EmbedderSettings(ModelSettings):
     def releases_root(self) -> Path:
         """The root of the embedder's releases."""
         return self.data_dir / "embedder"
-
-    @property
-    def image_limits(self) -> ImageLimits:
-        """What a photograph may cost."""
-        return ImageLimits(max_bytes=int(self.max_image_bytes), max_pixels=self.max_image_pixels)

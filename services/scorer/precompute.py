@@ -28,6 +28,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> list[str]:
     from services.core.advisors import load_advisor
+    from services.core.images import ImageLimits
     from services.core.progress import progress
     from services.core.releases import ReleaseStore
     from services.scorer.precomputation import precompute, sentences
@@ -40,7 +41,7 @@ def _run(options: argparse.Namespace) -> list[str]:
         folder,
         load_scorer(settings),
         ReleaseStore(settings.releases_root),
-        limits=settings.image_limits,
+        limits=ImageLimits.of(settings),
         keep=settings.keep_releases,
         report=lambda title, total: progress(title, total, quiet=options.quiet),
     )

@@ -6,6 +6,7 @@ import asyncio
 
 from services.core.devices import prepare_device
 from services.core.errors import ConfigurationError, NoRelease, NotReady
+from services.core.images import ImageLimits
 from services.core.releases import ReleaseStore, ReleaseWatcher
 from services.core.settings import available_cpus
 from services.scorer import learned_file
@@ -62,7 +63,7 @@ class Serving:
             max_queue=settings.max_queue,
             decode_threads=settings.decode_threads or available_cpus(),
             cache_entries=settings.cache_entries,
-            limits=settings.image_limits,
+            limits=ImageLimits.of(settings),
         )
         watcher = ReleaseWatcher(
             ReleaseStore(settings.releases_root),

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from services.core.images import ImageLimits
-from services.core.settings import ModelSettings, service_config
+from services.core.settings import ReferenceSettings, service_config
 
 
-class ScorerSettings(ModelSettings):
+class ScorerSettings(ReferenceSettings):
     """What the scorer, and its precompute, can be told."""
 
     model_config = service_config("MONDRIAN_SCORER_")
@@ -22,8 +21,6 @@ class ScorerSettings(ModelSettings):
     torch_threads: int = Field(default=1, ge=0)
     """Threads of the arithmetic on a CPU, 0 for all: the measures are thousands of small operations, in which a second
     thread waits more than it works; decoding uses the other cores."""
-    decode_threads: int = Field(default=0, ge=0)
-    """Threads that decode photographs beside the measures; 0 means one for each CPU the process may use."""
     cache_entries: int = Field(default=2_000, ge=0)
     """How many photographs are remembered with their scores, about 8 KB each."""
     calibration_path: Path | None = None
@@ -34,12 +31,6 @@ class ScorerSettings(ModelSettings):
     heads_path: Path | None = None
     """What `python -m services.scorer.fit` wrote; unset takes scorer_heads.safetensors in clip_path where that is set,
     else none."""
-    poll_s: float = Field(default=1.0, gt=0)
-    """Seconds between two looks for a new release."""
-    verify_s: float = Field(default=3600.0, ge=0)
-    """Seconds between two comparisons of every byte of the served release with what was published; 0 for never."""
-    keep_releases: int = Field(default=5, ge=0)
-    """How many older releases precompute leaves to roll back to."""
 
     @property
     def heads_file(self) -> Path | None:
@@ -52,8 +43,3 @@ class ScorerSettings(ModelSettings):
     def releases_root(self) -> Path:
         """The root of the scorer's releases."""
         return self.data_dir / "scorer"
-
-    @property
-    def image_limits(self) -> ImageLimits:
-        """What a photograph may cost."""
-        return ImageLimits(max_bytes=int(self.max_image_bytes), max_pixels=self.max_image_pixels)

@@ -21,6 +21,7 @@ from mondrian.types.v1 import types_pb2
 
 from services.core.advisors import load_advisor
 from services.core.channels import channel_options
+from services.core.images import ImageLimits
 from services.core.progress import progress
 from services.core.releases import ReleaseStore
 from services.core.settings import available_cpus
@@ -101,7 +102,7 @@ def _precomputed(encoder: Encoder, settings: EmbedderSettings, advisor: Path, co
         load_advisor(advisor, "bench"),
         encoder,
         ReleaseStore(settings.releases_root),
-        limits=settings.image_limits,
+        limits=ImageLimits.of(settings),
         threads=available_cpus(),
         report=lambda title, total: progress(title, total, quiet=True),
     )

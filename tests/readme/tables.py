@@ -16,7 +16,13 @@ from services.gateway.settings import GatewaySettings
 from services.scorer.settings import ScorerSettings
 
 README: Final = Path(__file__).resolve().parents[2] / "README.md"
-SHARED: Final = (settings.CommonSettings, settings.ServiceSettings, settings.ModelSettings)
+SHARED: Final = {
+    settings.CommonSettings: "MONDRIAN_",
+    settings.ServiceSettings: "MONDRIAN_<SERVICE>_",
+    settings.ModelSettings: "MONDRIAN_<EMBEDDER, CRITIC or SCORER>_",
+    settings.ReferenceSettings: "MONDRIAN_<EMBEDDER or SCORER>_",
+}
+"""The settings of several services, and the prefix that stands for theirs."""
 OWN: Final = (GatewaySettings, EmbedderSettings, CriticSettings, ScorerSettings)
 
 
@@ -46,11 +52,8 @@ def _default(value: object) -> str:
 def settings_table() -> str:
     """Returns a table of every setting: variable, default, meaning."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
-    prefixes = {settings.CommonSettings: "MONDRIAN_", settings.ServiceSettings: "MONDRIAN_<SERVICE>_"}
     for kind in (*SHARED, *OWN):
-        prefix = prefixes.get(kind) or str(kind.model_config.get("env_prefix"))
-        if kind is settings.ModelSettings:
-            prefix = "MONDRIAN_<EMBEDDER, CRITIC or SCORER>_"
+        prefix = SHARED.get(kind) or str(kind.model_config.get("env_prefix"))
         for name in _own_fields(kind):
             field = kind.model_fields[name]
             meaning = " ".join((field.description or "").split()).replace("|", "\\|")

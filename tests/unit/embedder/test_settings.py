@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.core.errors import ConfigurationError
+from services.core.images import ImageLimits
 from services.core.settings import MINI_DIR
 from services.embedder.settings import EmbedderSettings
 
@@ -26,7 +27,7 @@ def test_releases_lie_beside_those_of_other_services(monkeypatch: pytest.MonkeyP
 
 
 def test_limits_of_photographs_follow_the_settings() -> None:
-    limits = EmbedderSettings.load(max_image_bytes="2MiB", max_image_pixels=1000).image_limits
+    limits = ImageLimits.of(EmbedderSettings.load(max_image_bytes="2MiB", max_image_pixels=1000))
     assert (limits.max_bytes, limits.max_pixels) == (2 * 1024 * 1024, 1000)
 
 

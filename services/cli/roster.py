@@ -13,7 +13,7 @@ from typing import Final
 from pydantic import Field
 
 from services.core.errors import ConfigurationError
-from services.core.settings import MINI_DIR, CommonSettings, Profile, reachable, service_config
+from services.core.settings import MINI_DIR, CommonSettings, Profile, reachable, read_from
 
 # glibc gives every large message back to the kernel and asks for it again; kept, a 2 MB request costs a third as much.
 # With an arena for every thread each one gives back and asks for itself: two let the threads use each other's.
@@ -135,7 +135,7 @@ def plan_services(
 
 def endpoint_of(service: Service) -> Endpoint:
     """Returns what the environment says of a service's address and model."""
-    name, config = f"{service.name.capitalize()}Endpoint", service_config(service.prefix)
+    name, config = f"{service.name.capitalize()}Endpoint", read_from(service.prefix)
     kind: type[Endpoint] = type(name, (Endpoint,), {"model_config": config})
     return kind.load()
 

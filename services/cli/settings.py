@@ -6,13 +6,13 @@ from pathlib import Path
 
 from pydantic import Field
 
-from services.core.settings import CommonSettings, reachable, service_config
+from services.core.settings import CommonSettings, reachable, read_from
 
 
 class ClientSettings(CommonSettings):
     """The gateway as a client sees it; the same variables tell the gateway where to listen."""
 
-    model_config = service_config("MONDRIAN_GATEWAY_")
+    model_config = read_from("MONDRIAN_GATEWAY_")
 
     host: str = "127.0.0.1"
     """The gateway's host; an address that means "every interface" is reached on this machine."""

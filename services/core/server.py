@@ -144,7 +144,7 @@ class RunningServer:
         if bound == 0:
             raise ConfigurationError(
                 f"The address {wanted} cannot be listened on, probably because the port is in use: stop the process "
-                f"that has it, or set {_prefix(self.settings)}{variable} to another port."
+                f"that has it, or set {self.settings.prefix()}{variable} to another port."
             )
         return bound
 
@@ -215,13 +215,9 @@ def _serve_metrics(settings: ServiceSettings) -> WSGIServer:
     except OSError as error:
         raise ConfigurationError(
             f"The metrics cannot be served on {settings.host}:{settings.metrics_port} "
-            f"({(error.strerror or 'unknown').lower()}); set {_prefix(settings)}METRICS_PORT to a free port."
+            f"({(error.strerror or 'unknown').lower()}); set {settings.prefix()}METRICS_PORT to a free port."
         ) from error
     return server
-
-
-def _prefix(settings: ServiceSettings) -> str:
-    return str(settings.model_config.get("env_prefix"))
 
 
 async def serve(component: Component, settings: ServiceSettings) -> None:

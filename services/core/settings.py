@@ -29,8 +29,8 @@ MOST: Final = 1_000_000
 Profile = Literal["mini", "full"]
 
 
-def service_config(prefix: str) -> SettingsConfigDict:
-    """Returns the configuration of a settings class that reads `prefix` first and MONDRIAN_ after it."""
+def read_from(prefix: str) -> SettingsConfigDict:
+    """Returns the `model_config` of a settings class that reads variables behind `prefix` first, and MONDRIAN_ next."""
     return SettingsConfigDict(
         env_prefix=prefix, frozen=True, extra="ignore", use_attribute_docstrings=True, env_ignore_empty=True
     )
@@ -39,7 +39,7 @@ def service_config(prefix: str) -> SettingsConfigDict:
 class CommonSettings(BaseSettings):
     """What services and command line share."""
 
-    model_config = service_config(COMMON_PREFIX)
+    model_config = read_from(COMMON_PREFIX)
     read_elsewhere: ClassVar[frozenset[str]] = frozenset()
     """Names behind the same prefix that others read."""
 
@@ -72,6 +72,11 @@ class CommonSettings(BaseSettings):
         return init_settings, env_settings, common
 
     @classmethod
+    def prefix(cls) -> str:
+        """Returns what the names of the service's own variables begin with: MONDRIAN_SCORER_."""
+        return str(cls.model_config.get("env_prefix"))
+
+    @classmethod
     def load(cls, **overrides: object) -> Self:
         """Returns the settings of this process.
 
@@ -81,8 +86,7 @@ class CommonSettings(BaseSettings):
         try:
             return cls(**overrides)  # type: ignore[arg-type]
         except ValidationError as error:
-            prefix = str(cls.model_config.get("env_prefix"))
-            faults = "; ".join(_sentence(prefix, fault["loc"], fault["msg"]) for fault in error.errors())
+            faults = "; ".join(_sentence(cls.prefix(), fault["loc"], fault["msg"]) for fault in error.errors())
             raise ConfigurationError(f"The settings do not fit: {faults}.") from error
 
 

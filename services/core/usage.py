@@ -17,7 +17,7 @@ def read_arguments(kind: type[CommonSettings], arguments: Sequence[str] | None =
     Raises:
         SystemExit: 0 after the help, 2 after any other word; a service that passed it over would serve as nobody meant.
     """
-    prefix = _prefix(kind)
+    prefix = kind.prefix()
     parser = argparse.ArgumentParser(
         prog=f"python -m services.{prefix.removeprefix(COMMON_PREFIX).rstrip('_').lower()}",
         usage="%(prog)s [--help]",
@@ -31,9 +31,7 @@ def read_arguments(kind: type[CommonSettings], arguments: Sequence[str] | None =
 
 def misspelt(kind: type[CommonSettings]) -> list[str]:
     """Returns a sentence for every variable behind the service's own prefix that is none of its settings."""
-    prefix = _prefix(kind)
-    if prefix == COMMON_PREFIX:
-        return []
+    prefix = kind.prefix()
     known = [name.upper() for name in (*kind.model_fields, *kind.read_elsewhere)]
     sentences = []
     for variable in sorted(os.environ):
@@ -57,10 +55,6 @@ class _KeepLines(argparse.HelpFormatter):
             for line in text.split("\n")
         )
         return "\n".join(part for line in lines for part in line)
-
-
-def _prefix(kind: type[CommonSettings]) -> str:
-    return str(kind.model_config.get("env_prefix"))
 
 
 def _line(prefix: str, name: str, kind: type[CommonSettings]) -> str:

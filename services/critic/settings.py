@@ -8,13 +8,13 @@ from typing import Annotated
 from pydantic import ByteSize, Field, field_validator
 from pydantic_settings import NoDecode
 
-from services.core.settings import MINI_DIR, ModelSettings, service_config
+from services.core.settings import MINI_DIR, ModelSettings, read_from
 
 
 class CriticSettings(ModelSettings):
     """What the critic can be told. `max_batch` is the number of critiques that are written at once."""
 
-    model_config = service_config("MONDRIAN_CRITIC_")
+    model_config = read_from("MONDRIAN_CRITIC_")
 
     port: int = Field(default=50052, ge=0, le=65535)
     """The port to listen on; 0 takes a free one."""

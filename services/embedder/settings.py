@@ -8,13 +8,13 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from services.core.settings import MINI_DIR, ReferenceSettings, service_config
+from services.core.settings import MINI_DIR, ReferenceSettings, read_from
 
 
 class EmbedderSettings(ReferenceSettings):
     """What the embedder, and its precompute, can be told."""
 
-    model_config = service_config("MONDRIAN_EMBEDDER_")
+    model_config = read_from("MONDRIAN_EMBEDDER_")
 
     port: int = Field(default=50051, ge=0, le=65535)
     """The port to listen on; 0 takes a free one."""

@@ -8,7 +8,7 @@ from typing import Self
 from mondrian.gateway.v1 import gateway_pb2
 from pydantic import Field, model_validator
 
-from services.core.settings import ServiceSettings, service_config
+from services.core.settings import ServiceSettings, read_from
 from services.gateway.modes import Mode
 
 # host, host:port, [v6]:port, or with a resolver in front: dns:///, ipv4:, ipv6:, unix:. Without one, dns:/// is meant.
@@ -18,7 +18,7 @@ _ADDRESS = r"^[A-Za-z0-9_.:\[\]/,-]+$"
 class GatewaySettings(ServiceSettings):
     """Where the backends are, how long a mode may take, and how much is let in."""
 
-    model_config = service_config("MONDRIAN_GATEWAY_")
+    model_config = read_from("MONDRIAN_GATEWAY_")
     # What the gateway's clients show it.
     read_elsewhere = frozenset({"tls_authority", "tls_client_certificate", "tls_client_key"})
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from pydantic import Field
 
-from services.core.settings import ReferenceSettings, service_config
+from services.core.settings import ReferenceSettings, read_from
 
 
 class ScorerSettings(ReferenceSettings):
     """What the scorer, and its precompute, can be told."""
 
-    model_config = service_config("MONDRIAN_SCORER_")
+    model_config = read_from("MONDRIAN_SCORER_")
 
     port: int = Field(default=50053, ge=0, le=65535)
     """The port to listen on; 0 takes a free one."""

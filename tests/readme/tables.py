@@ -53,7 +53,7 @@ def settings_table() -> str:
     """Returns a table of every setting: variable, default, meaning."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for kind in (*SHARED, *OWN):
-        prefix = SHARED.get(kind) or str(kind.model_config.get("env_prefix"))
+        prefix = SHARED.get(kind) or kind.prefix()
         for name in _own_fields(kind):
             field = kind.model_fields[name]
             meaning = " ".join((field.description or "").split()).replace("|", "\\|")

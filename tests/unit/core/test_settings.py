@@ -14,7 +14,7 @@ from services.gateway.settings import GatewaySettings
 
 
 class ToySettings(settings.ModelSettings):
-    model_config = settings.service_config("MONDRIAN_TOY_")
+    model_config = settings.read_from("MONDRIAN_TOY_")
 
 
 def test_the_service_s_own_variable_wins_over_the_common_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ def settings_class(service: str) -> type[ServiceSettings]:
     found = [
         member
         for _, member in inspect.getmembers(module, inspect.isclass)
-        if issubclass(member, ServiceSettings) and member.model_config.get("env_prefix") == prefix
+        if issubclass(member, ServiceSettings) and member.prefix() == prefix
     ]
     assert len(found) == 1, f"services.{service}.settings has to have one settings class that reads {prefix}"
     return found[0]

@@ -265,7 +265,7 @@ def main(
         for sentence in usage.misspelt(settings_class):
             log.warning(sentence)
         component = make_component(settings)
-        with telemetry.exporting("mondrian-" + component.service_name.split(".")[1]):
+        with telemetry.exporting(f"mondrian-{settings.service()}"):
             asyncio.run(serve(component, settings))
     except ConfigurationError as error:
         print(f"mondrian: {error}", file=sys.stderr)

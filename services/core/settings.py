@@ -77,6 +77,11 @@ class CommonSettings(BaseSettings):
         return str(cls.model_config.get("env_prefix"))
 
     @classmethod
+    def service(cls) -> str:
+        """Returns the service's name: scorer."""
+        return cls.prefix().removeprefix(COMMON_PREFIX).rstrip("_").lower()
+
+    @classmethod
     def load(cls, **overrides: object) -> Self:
         """Returns the settings of this process.
 
@@ -170,12 +175,19 @@ class ReferenceSettings(ModelSettings):
 
     decode_threads: int = Field(default=0, ge=0)
     """Threads that decode photographs beside the model; 0 means one for each CPU the process may use."""
+    cache_entries: int = Field(default=10_000, ge=0)
+    """How many photographs and texts are remembered with what was computed of them: embeddings take about 2 KB each."""
     poll_s: float = Field(default=1.0, gt=0)
     """Seconds between two looks for a new release."""
     verify_s: float = Field(default=3600.0, ge=0)
     """Seconds between two comparisons of every byte of the served release with what was published; 0 for never."""
     keep_releases: int = Field(default=5, ge=0)
     """How many older releases precompute leaves to roll back to."""
+
+    @property
+    def releases_root(self) -> Path:
+        """The root of the service's releases."""
+        return self.data_dir / self.service()
 
 
 def before_port(host: str) -> str:

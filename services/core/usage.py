@@ -17,13 +17,12 @@ def read_arguments(kind: type[CommonSettings], arguments: Sequence[str] | None =
     Raises:
         SystemExit: 0 after the help, 2 after any other word; a service that passed it over would serve as nobody meant.
     """
-    prefix = kind.prefix()
     parser = argparse.ArgumentParser(
-        prog=f"python -m services.{prefix.removeprefix(COMMON_PREFIX).rstrip('_').lower()}",
+        prog=f"python -m services.{kind.service()}",
         usage="%(prog)s [--help]",
         description="Serves until SIGTERM. All that can be said to it stands in environment variables; one that is not "
         f"set falls back to the same name behind {COMMON_PREFIX}, then to the value here.",
-        epilog="\n".join(_line(prefix, name, kind) for name in kind.model_fields),
+        epilog="\n".join(_line(name, kind) for name in kind.model_fields),
         formatter_class=_KeepLines,
     )
     parser.parse_args(arguments)
@@ -57,7 +56,7 @@ class _KeepLines(argparse.HelpFormatter):
         return "\n".join(part for line in lines for part in line)
 
 
-def _line(prefix: str, name: str, kind: type[CommonSettings]) -> str:
+def _line(name: str, kind: type[CommonSettings]) -> str:
     field = kind.model_fields[name]
     default = "" if field.default in (None, "", frozenset()) else f"={str(field.default).lower()}"
-    return f"{prefix}{name.upper()}{default}\n    {' '.join((field.description or '').split())}"
+    return f"{kind.prefix()}{name.upper()}{default}\n    {' '.join((field.description or '').split())}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from mondrian.embedder.v1 import embedder_pb2
 from mondrian.types.v1 import types_pb2
 
+from services.core.engine import Computed
 from services.embedder.encoder import Vector
-from services.embedder.engine import Embedded
 from services.embedder.records import AdvisorRecord, ReferenceRecord
 
 
@@ -49,7 +49,7 @@ def advisor_message(record: AdvisorRecord) -> embedder_pb2.Advisor:
     )
 
 
-def timings_message(total_s: float, embedded: Embedded | None = None, search_s: float = 0.0) -> types_pb2.Timings:
+def timings_message(total_s: float, embedded: Computed[Vector] | None, search_s: float = 0.0) -> types_pb2.Timings:
     """Returns durations in milliseconds."""
     return types_pb2.Timings(
         total_ms=total_s * 1e3,

@@ -15,7 +15,6 @@ from services.core.deadlines import deadline_of
 from services.core.errors import InvalidImage, ModelNotFound
 from services.embedder import tensors
 from services.embedder.encoder import Vector
-from services.embedder.engine import nothing_known
 from services.embedder.serving import Serving
 
 PLATFORM = "mondrian_clip"
@@ -79,12 +78,10 @@ class OpenInferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
     async def _embedded(self, contents: Sequence[bytes], deadline: float | None) -> list[Vector]:
         """Returns the embeddings of photographs; what is under way is given up with the first that fails."""
         engine = self._serving.engine()
-        references = self._serving.references_or_none()
-        known = references.embedding_of if references else nothing_known
 
         async def embedded(number: int, content: bytes) -> Vector:
             try:
-                return (await engine.photograph(content, deadline=deadline, known=known)).vector
+                return (await engine.photograph(content, deadline=deadline)).result
             except InvalidImage as error:
                 if len(contents) == 1:
                     raise

@@ -12,12 +12,12 @@ import numpy as np
 from mondrian.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 
 from services.core.deadlines import deadline_of
+from services.core.engine import Computed
 from services.core.errors import EncoderMismatch, InvalidArgument
 from services.core.identifiers import asked_advisor
 from services.core.pages import page
 from services.embedder.conversions import advisor_message, embedding_message, reference_message, timings_message
 from services.embedder.encoder import Vector
-from services.embedder.engine import Embedded, nothing_known
 from services.embedder.index import MAX_TOP_K, unit_vector
 from services.embedder.references import Neighbor, References
 from services.embedder.selection import Filter
@@ -37,11 +37,11 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
     async def Embed(self, request: embedder_pb2.EmbedRequest, context: Context) -> embedder_pb2.EmbedResponse:
         """Returns the embedding of one photograph or of one text."""
         started = time.perf_counter()
-        embedded = await self._embedded(request, context, self._serving.references_or_none())
+        embedded = await self._embedded(request, context)
         if embedded is None:
             raise InvalidArgument("Nothing to embed: set image or text.", field="input")
         return embedder_pb2.EmbedResponse(
-            embedding=embedding_message(embedded.vector),
+            embedding=embedding_message(embedded.result),
             encoder=self._serving.encoder_id,
             cached=embedded.cached,
             timings=timings_message(time.perf_counter() - started, embedded),
@@ -54,12 +54,12 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         started = time.perf_counter()
         top_k = _top_k(request.top_k)
         advisor = asked_advisor(request.advisor, required=False)
-        references = self._serving.references()
+        references = self._serving.release()
         references.require_advisor(advisor)
         only = _filter(request)
         diversity = _diversity(request.diversity)
-        embedded = await self._embedded(request, context, references)
-        query = embedded.vector if embedded else self._given(request, references)
+        embedded = await self._embedded(request, context)
+        query = embedded.result if embedded else self._given(request, references)
         without = request.reference_id or None
         search_started = time.perf_counter()
 
@@ -85,7 +85,7 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         self, request: embedder_pb2.ListAdvisorsRequest, context: Context
     ) -> embedder_pb2.ListAdvisorsResponse:
         """Lists the advisors of the release, by id."""
-        references = self._serving.references()
+        references = self._serving.release()
         advisors, token = page(references.advisors, request.page_size, request.page_token, lambda one: one.id)
         return embedder_pb2.ListAdvisorsResponse(
             advisors=[advisor_message(one) for one in advisors], next_page_token=token, release=references.release_id
@@ -97,7 +97,7 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         """Returns one reference with its metadata and thumbnail."""
         _require_reference_id(request.id, "id")
         advisor = asked_advisor(request.advisor, required=False)
-        references = self._serving.references()
+        references = self._serving.release()
         record = references.reference(request.id, advisor)
         return embedder_pb2.GetReferenceResponse(
             reference=reference_message(record, references.catalogue.thumbnail(request.id)),
@@ -107,16 +107,12 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         )
 
     async def _embedded(
-        self,
-        request: embedder_pb2.EmbedRequest | embedder_pb2.SearchReferencesRequest,
-        context: Context,
-        references: References | None,
-    ) -> Embedded | None:
+        self, request: embedder_pb2.EmbedRequest | embedder_pb2.SearchReferencesRequest, context: Context
+    ) -> Computed[Vector] | None:
         """Returns the embedding of the request's photograph or text; None where it has neither."""
         engine = self._serving.engine()
         if request.HasField("image"):
-            known = references.embedding_of if references else nothing_known
-            return await engine.photograph(request.image.content, deadline=deadline_of(context), known=known)
+            return await engine.photograph(request.image.content, deadline=deadline_of(context))
         if request.HasField("text"):
             return await engine.text(request.text, deadline=deadline_of(context))
         return None

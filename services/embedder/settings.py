@@ -24,8 +24,6 @@ class EmbedderSettings(ReferenceSettings):
     """What runs the image tower; `openvino` (extra embedder-cpu) is faster on CPUs, in a space of its own."""
     engine_cache_dir: Path | None = None
     """The folder that keeps what was exported for OpenVINO; unset takes `engines` in data_dir. May be removed."""
-    cache_entries: int = Field(default=10_000, ge=0)
-    """How many photographs and texts are remembered with their embeddings, about 2 KB each."""
     index: Literal["auto", "exact", "hnsw"] = "auto"
     """How precompute has references searched: `auto` (by whichever it measures to be better), `exact` or `hnsw`."""
 
@@ -47,8 +45,3 @@ class EmbedderSettings(ReferenceSettings):
         if self.model_path is not None:
             return self.model_path
         return MINI_DIR / "models" / "clip" if self.profile == "mini" else self.models_dir / "ViT-B-32"
-
-    @property
-    def releases_root(self) -> Path:
-        """The root of the embedder's releases."""
-        return self.data_dir / "embedder"

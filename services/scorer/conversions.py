@@ -5,19 +5,19 @@ from __future__ import annotations
 from mondrian.scorer.v1 import scorer_pb2
 from mondrian.types.v1 import types_pb2
 
+from services.core.engine import Computed
 from services.scorer.comparison import Comparison, compare, note
 from services.scorer.dimensions import DIMENSIONS, NAMES
-from services.scorer.engine import Scored
 from services.scorer.references import AdvisorReferences, Reference
-from services.scorer.scoring import DimensionScore, grade
+from services.scorer.scoring import DimensionScore, Scores, grade
 
 
 def score_response(
-    scored: Scored, scorer: str, advisor: AdvisorReferences | None, release: str, total_s: float
+    scored: Computed[Scores], scorer: str, advisor: AdvisorReferences | None, release: str, total_s: float
 ) -> scorer_pb2.ScoreResponse:
     """Returns the answer of Score; without an advisor nothing is compared."""
-    scores = scored.scores
-    comparisons = compare(scores, advisor, scored.photograph_id) if advisor else [None] * len(DIMENSIONS)
+    scores = scored.result
+    comparisons = compare(scores, advisor, scored.key) if advisor else [None] * len(DIMENSIONS)
     overall = scores.overall
     return scorer_pb2.ScoreResponse(
         dimensions=[

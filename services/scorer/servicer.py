@@ -28,9 +28,9 @@ class ScorerServicer(scorer_pb2_grpc.ScorerServiceServicer):
         engine = self._serving.engine()
         # Looked up first: an advisor that is not there costs no decoding.
         asked = asked_advisor(request.advisor, required=False)
-        library = self._serving.library() if asked else None
+        library = self._serving.release() if asked else None
         advisor = library.advisor(asked) if library else None
-        scored = await engine.score(request.image.content, deadline=deadline_of(context), known=self._serving.scores_of)
+        scored = await engine.photograph(request.image.content, deadline=deadline_of(context))
         return score_response(
             scored,
             engine.scorer.id,
@@ -44,5 +44,5 @@ class ScorerServicer(scorer_pb2_grpc.ScorerServiceServicer):
     ) -> scorer_pb2.GetProfileResponse:
         """Returns an advisor's reference distribution."""
         asked = asked_advisor(request.advisor, required=True)
-        library = self._serving.library()
+        library = self._serving.release()
         return profile_response(library.advisor(asked), library.release_id)

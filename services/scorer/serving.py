@@ -1,14 +1,12 @@
-"""What the scorer's servicer answers from: the calibrated measures, the engine around them, the release it follows."""
+"""What the scorer's servicer answers from: the calibrated measures and the references of the release that is served."""
 
 from __future__ import annotations
 
 import asyncio
 
+from services.core import serving
 from services.core.devices import prepare_device
-from services.core.errors import ConfigurationError, NoRelease, NotReady
-from services.core.images import ImageLimits
-from services.core.releases import ReleaseStore, ReleaseWatcher
-from services.core.settings import available_cpus
+from services.core.errors import ConfigurationError
 from services.scorer import learned_file
 from services.scorer.calibration import DEFAULT_PATH, Calibration, CalibrationError
 from services.scorer.clip import load_backbone
@@ -41,13 +39,12 @@ def load_scorer(settings: ScorerSettings) -> Scorer:
     return Scorer(calibration, device, learned_file.read(heads), backbone)
 
 
-class Serving:
-    """What the servicer answers from; nothing is there until `load` is done."""
+class Serving(serving.Serving[ScoringEngine, Library]):
+    """The engine around the measures, and the advisors' references."""
 
     def __init__(self, settings: ScorerSettings) -> None:
+        super().__init__()
         self._settings = settings
-        self._engine: ScoringEngine | None = None
-        self._watcher: ReleaseWatcher[Library] | None = None
 
     async def load(self) -> None:
         """Loads the calibration, measures a first picture and loads the current release.
@@ -55,70 +52,14 @@ class Serving:
         Raises:
             ConfigurationError: the device, the calibration or the release cannot be used.
         """
-        settings = self._settings
-        scorer = await asyncio.to_thread(load_scorer, settings)
-        engine = ScoringEngine(
-            scorer,
-            max_batch=settings.max_batch,
-            max_queue=settings.max_queue,
-            decode_threads=settings.decode_threads or available_cpus(),
-            cache_entries=settings.cache_entries,
-            limits=ImageLimits.of(settings),
-        )
-        watcher = ReleaseWatcher(
-            ReleaseStore(settings.releases_root),
+        scorer = await asyncio.to_thread(load_scorer, self._settings)
+        await self.begin(
+            ScoringEngine(scorer, self._settings, self.scores_of),
+            self._settings,
             lambda release: load_library(release, scorer.id),
-            poll_s=settings.poll_s,
-            verify_s=settings.verify_s,
         )
-        try:
-            await engine.warm_up()
-            await watcher.start()
-        except BaseException:
-            await engine.close()
-            raise
-        self._engine, self._watcher = engine, watcher
-
-    @property
-    def alive(self) -> bool:
-        """Whether the thread of the measures runs, or is not needed yet."""
-        return self._engine is None or self._engine.alive
-
-    async def close(self) -> None:
-        """Gives everything back."""
-        if self._watcher is not None:
-            await self._watcher.stop()
-        if self._engine is not None:
-            await self._engine.close()
-
-    async def refresh(self) -> bool:
-        """Looks for a new release now and returns whether another one is served."""
-        return self._watcher is not None and await self._watcher.refresh()
-
-    def engine(self) -> ScoringEngine:
-        """Returns the engine.
-
-        Raises:
-            NotReady: the measures have not run yet.
-        """
-        if self._engine is None:
-            raise NotReady("The scorer is still starting; try again in a few seconds.")
-        return self._engine
-
-    def library(self) -> Library:
-        """Returns the advisors of the release that is served now.
-
-        Raises:
-            NotReady: the service is still starting.
-            NoRelease: nothing has been pre-computed yet.
-        """
-        if self._watcher is None:
-            raise NotReady("The references are still being loaded; try again in a few seconds.")
-        return self._watcher.value
 
     def scores_of(self, photograph_id: str) -> Scores | None:
         """Returns the scores of a photograph that is a reference of the release; None where it is not."""
-        try:
-            return self.library().scores_of(photograph_id)
-        except (NoRelease, NotReady):
-            return None
+        library = self.release_or_none()
+        return library.scores_of(photograph_id) if library else None

@@ -38,8 +38,3 @@ class ScorerSettings(ReferenceSettings):
         if self.heads_path is None and self.clip_path is not None:
             return self.clip_path / "scorer_heads.safetensors"
         return self.heads_path
-
-    @property
-    def releases_root(self) -> Path:
-        """The root of the scorer's releases."""
-        return self.data_dir / "scorer"

@@ -27,7 +27,6 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from services.core import torchvision_shim
-from services.core.images import ImageLimits
 from services.core.settings import MINI_DIR, available_cpus
 from services.embedder.clip import ClipEncoder, load_encoder
 from services.embedder.encoder import Encoder
@@ -136,19 +135,12 @@ def flops(clip: ClipEncoder) -> float:
 
 async def measure_known(encoder: Encoder, calls: int) -> dict[str, Figures]:
     """Returns the wall milliseconds of a photograph that is new and of one that is known, in this process."""
-    engine = EmbeddingEngine(
-        encoder,
-        max_batch=BATCH,
-        max_queue=256,
-        decode_threads=available_cpus(),
-        cache_entries=10_000,
-        limits=ImageLimits(),
-    )
+    engine = EmbeddingEngine(encoder, EmbedderSettings.load(max_batch=BATCH))
     contents = list(different(drawn(0.7, 5), calls))
     times: dict[str, list[float]] = {"new": [], "known": []}
     for content in [*contents, *contents]:
         begun = time.perf_counter()
-        embedded = await engine.photograph(content, deadline=None, known=lambda identity: None)
+        embedded = await engine.photograph(content, deadline=None)
         times["known" if embedded.cached else "new"].append((time.perf_counter() - begun) * 1e3)
     await engine.close()
     return {name: {"ms": statistics.median(values)} for name, values in times.items()}

@@ -179,10 +179,10 @@ async def test_equal_photographs_that_come_at_once_are_measured_once(
         monkeypatch.setattr(engine.scorer, "score", counted)
         content = encoded(smooth(55))
         # More callers than permits: equal photographs share one.
-        callers = [engine.score(content, deadline=None, known=lambda _: None) for _ in range(4)]
+        callers = [engine.photograph(content, deadline=None) for _ in range(4)]
         answers = await asyncio.gather(*callers)
         assert measured == 1
-        assert all(answer.scores is answers[0].scores for answer in answers)
+        assert all(answer.result is answers[0].result for answer in answers)
 
 
 async def test_each_caller_gets_its_own_scores(service: Service) -> None:

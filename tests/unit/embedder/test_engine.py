@@ -10,15 +10,12 @@ import numpy as np
 import pytest
 
 from services.core.errors import InvalidImage, InvalidText, Overloaded, QueuedTooLong
-from services.core.images import ImageLimits, sha256
+from services.core.images import sha256
 from services.embedder.encoder import Vector
 from services.embedder.engine import EmbeddingEngine
+from services.embedder.settings import EmbedderSettings
 from tests.fakes.encoder import FakeEncoder
 from tests.unit.embedder.pictures import photograph
-
-
-def unknown(_: str) -> Vector | None:
-    return None
 
 
 class Setting:
@@ -26,9 +23,10 @@ class Setting:
 
     def __init__(self, cache_entries: int = 100) -> None:
         self.encoder = FakeEncoder()
-        self.engine = EmbeddingEngine(
-            self.encoder, max_batch=4, max_queue=4, decode_threads=2, cache_entries=cache_entries, limits=ImageLimits()
-        )
+        self.released: dict[str, Vector] = {}
+        """The embeddings that a release has, by the photograph's sha256."""
+        settings = EmbedderSettings.load(max_batch=4, max_queue=4, decode_threads=2, cache_entries=cache_entries)
+        self.engine = EmbeddingEngine(self.encoder, settings, self.released.get)
 
     def alone(self, content: bytes) -> Vector:
         """Returns the embedding as the encoder makes it of this photograph only."""
@@ -38,7 +36,7 @@ class Setting:
 
     def ask(self, content: bytes, deadline: float | None = None) -> asyncio.Task[Vector]:
         async def asked() -> Vector:
-            return (await self.engine.photograph(content, deadline=deadline, known=unknown)).vector
+            return (await self.engine.photograph(content, deadline=deadline)).result
 
         return asyncio.create_task(asked())
 
@@ -74,26 +72,20 @@ async def test_each_caller_gets_the_own_embedding(setting: Setting) -> None:
 
 async def test_a_known_photograph_never_meets_the_model(setting: Setting) -> None:
     content = photograph(1)
-    first = await setting.engine.photograph(content, deadline=None, known=unknown)
-    again = await setting.engine.photograph(content, deadline=None, known=unknown)
+    first = await setting.engine.photograph(content, deadline=None)
+    again = await setting.engine.photograph(content, deadline=None)
     assert (first.cached, again.cached) == (False, True)
     assert first.decode_s > 0
     assert again.decode_s == again.compute_s == again.queue_s == 0
-    np.testing.assert_array_equal(first.vector, again.vector)
+    np.testing.assert_array_equal(first.result, again.result)
     assert setting.encoder.batches == [1]
     # Also when a release knows it, and the memory does not.
     other = photograph(2)
     vector: Vector = np.full(32, 32**-0.5, np.float32)
-    asked: list[str] = []
-
-    def known(identity: str) -> Vector:
-        asked.append(identity)
-        return vector
-
-    hit = await setting.engine.photograph(other, deadline=None, known=known)
+    setting.released[sha256(other)] = vector
+    hit = await setting.engine.photograph(other, deadline=None)
     assert hit.cached
-    assert hit.vector is vector
-    assert asked == [sha256(other)]
+    assert hit.result is vector
     assert setting.encoder.batches == [1]
 
 
@@ -115,7 +107,7 @@ async def test_texts_and_photographs_never_share_a_batch(setting: Setting) -> No
     setting.encoder.gate.set()
     for n, embedded in enumerate(await asyncio.gather(*texts)):
         wanted = setting.encoder.forward_texts([setting.encoder.tokenize(f"text {n}")])[0]
-        np.testing.assert_allclose(embedded.vector, wanted, atol=1e-6)
+        np.testing.assert_allclose(embedded.result, wanted, atol=1e-6)
     await asyncio.gather(first, *photographs)
     assert (await setting.engine.text("text 1", deadline=None)).cached
 
@@ -126,7 +118,7 @@ async def test_when_full_one_more_is_refused_at_once_and_told_when_to_come_back(
     await asyncio.sleep(0)
     started = time.perf_counter()
     with pytest.raises(Overloaded) as refused:
-        await setting.engine.photograph(photograph(99), deadline=None, known=unknown)
+        await setting.engine.photograph(photograph(99), deadline=None)
     assert time.perf_counter() - started < 1.0, "refused without waiting for the model, which is held"
     assert refused.value.retry_after_s is not None
     assert refused.value.retry_after_s > 0
@@ -135,7 +127,7 @@ async def test_when_full_one_more_is_refused_at_once_and_told_when_to_come_back(
     await asyncio.sleep(0)
     setting.encoder.gate.set()
     await asyncio.gather(first, joined, *callers)
-    assert not (await setting.engine.photograph(photograph(99), deadline=None, known=unknown)).cached
+    assert not (await setting.engine.photograph(photograph(99), deadline=None)).cached
 
 
 async def test_what_its_callers_have_left_is_not_computed(setting: Setting) -> None:
@@ -156,8 +148,8 @@ async def test_what_its_callers_have_left_is_not_computed(setting: Setting) -> N
 async def test_a_deadline_before_the_expected_turn_is_refused(setting: Setting) -> None:
     await setting.ask(photograph(0))
     with pytest.raises(QueuedTooLong):
-        await setting.engine.photograph(photograph(1), deadline=time.monotonic() - 0.001, known=unknown)
-    assert not (await setting.engine.photograph(photograph(1), deadline=time.monotonic() + 60, known=unknown)).cached
+        await setting.engine.photograph(photograph(1), deadline=time.monotonic() - 0.001)
+    assert not (await setting.engine.photograph(photograph(1), deadline=time.monotonic() + 60)).cached
 
 
 @pytest.mark.parametrize(
@@ -167,7 +159,7 @@ async def test_a_deadline_before_the_expected_turn_is_refused(setting: Setting) 
 async def test_a_bad_photograph_is_refused_alone(setting: Setting, content: bytes, reason: str) -> None:
     good = setting.ask(photograph(1))
     with pytest.raises(InvalidImage) as refused:
-        await setting.engine.photograph(content, deadline=None, known=unknown)
+        await setting.engine.photograph(content, deadline=None)
     assert refused.value.reason == reason
     assert np.isfinite(await good).all()
 
@@ -200,7 +192,7 @@ async def test_a_remembered_embedding_does_not_keep_its_batch_in_memory(setting:
 async def test_memory_can_be_turned_off() -> None:
     setting = Setting(cache_entries=0)
     for _ in range(2):
-        assert not (await setting.engine.photograph(photograph(1), deadline=None, known=unknown)).cached
+        assert not (await setting.engine.photograph(photograph(1), deadline=None)).cached
     await setting.engine.close()
 
 

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_tensors
 
+from services.core.engine import Computed
 from services.core.errors import ConfigurationError
 from services.core.settings import MINI_DIR
 from services.scorer import learned_file
@@ -23,7 +24,6 @@ from services.scorer.calibration import Calibration
 from services.scorer.clip import Backbone, fixed_picture, load_backbone
 from services.scorer.conversions import score_response
 from services.scorer.dimensions import NAMES
-from services.scorer.engine import Scored
 from services.scorer.fit import main
 from services.scorer.learned import HEAD_WEIGHT, Learned
 from services.scorer.references import scores_from_json, scores_to_json
@@ -129,7 +129,7 @@ def test_evidence_and_basis_say_that_clip_took_part(scorer: Scorer) -> None:
     assert by_name["focus_sharpness"].evidence[-1].startswith("A head fitted on people's ratings places it ")
     assert by_name["depth_perspective"].evidence[-1].startswith("CLIP places it ")
     assert by_name["lighting"].second is None
-    reply = score_response(Scored("0", scores), scorer.id, None, "", 0.0)
+    reply = score_response(Computed("0", scores, cached=False), scorer.id, None, "", 0.0)
     basis = {NAMES[d]: one.basis for d, one in enumerate(reply.dimensions)}
     assert basis["composition"] == basis["depth_perspective"] == scorer_pb2.BASIS_SIGNAL_AND_CLIP
     assert basis["focus_sharpness"] == basis["lighting"] == scorer_pb2.BASIS_SIGNAL
@@ -246,7 +246,7 @@ def test_a_head_needs_no_clip(tmp_path: Path) -> None:
     assert scorer.id.startswith("signal+heads@")
     (scores,) = _score(scorer, range(1))
     assert scores.dimensions[COMPOSITION].evidence[-1].startswith("A head fitted on people's ratings places it ")
-    basis = score_response(Scored("0", scores), scorer.id, None, "", 0.0).dimensions[COMPOSITION].basis
+    basis = score_response(Computed("0", scores, cached=False), scorer.id, None, "", 0.0).dimensions[COMPOSITION].basis
     assert basis == scorer_pb2.BASIS_SIGNAL
 
 

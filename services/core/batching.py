@@ -1,7 +1,7 @@
 """Dynamic batching: a batch is what waited while the last one ran.
 
-There is no window: an idle model starts at once, and a busy one gathers work by being busy. Admission is by permit:
-what cannot be answered in time is refused at once, instead of waiting for nothing.
+There is no window: an idle model starts at once, and a busy one gathers work by being busy. How many may wait is the
+caller's to decide (`flights`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
-from services.core.errors import Draining, EngineStopped, MondrianError, Overloaded, QueuedTooLong
-from services.core.metrics import BATCH_SIZE, DROPPED, QUEUE_LENGTH, REFUSED
+from services.core.errors import Draining, EngineStopped, MondrianError
+from services.core.metrics import BATCH_SIZE, DROPPED, QUEUE_LENGTH
 
 log = logging.getLogger("mondrian.batching")
 
@@ -44,7 +44,6 @@ class _Item(Generic[T, R]):
     key: Hashable
     future: asyncio.Future[tuple[R, Measured]]
     loop: asyncio.AbstractEventLoop
-    deadline: float | None
     submitted: float = field(default_factory=time.monotonic)
 
 
@@ -61,20 +60,18 @@ class Batcher(Generic[T, R]):
         *,
         name: str,
         max_batch: int,
-        max_queue: int,
-        key: Callable[[T], Hashable] | None = None,
+        key: Callable[[T], Hashable],
     ) -> None:
         self._run = run
         self._name = name
         self._max_batch = max_batch
-        self._max_queue = max_queue
-        self._key = key or (lambda _: None)
+        self._key = key
         self._waiting: deque[_Item[T, R]] = deque()
         self._wake = threading.Condition()
         self._closed = False
         self._ended = False
         self._batch_s = 0.0
-        self._running = 0
+        self._running = False
         self._queue_length = QUEUE_LENGTH.labels(name)
         self._thread = threading.Thread(target=self._loop, name=f"batcher-{name}", daemon=True)
         self._thread.start()
@@ -89,53 +86,24 @@ class Batcher(Generic[T, R]):
         batches_ahead = -(-len(self._waiting) // self._max_batch) + (1 if self._running else 0)
         return batches_ahead * self._batch_s
 
-    async def submit(self, item: T, *, deadline: float | None = None) -> R:
-        """Returns the result of one item.
-
-        `deadline` is absolute, in seconds of time.monotonic(); None waits as long as it takes. A submitter that is
-        cancelled takes its item out of the queue.
+    async def submit(self, value: T) -> tuple[R, Measured]:
+        """Returns the result of one item, and what it met on its way; an item whose submitter is cancelled is not run.
 
         Raises:
-            Overloaded: `max_queue` items wait already; RetryInfo holds the estimated wait.
-            QueuedTooLong: the deadline has passed, or would pass before the item's turn.
             Draining: the batcher is closed.
             EngineStopped: the thread has died, before or while the item waits.
         """
-        result, _ = await self.submit_measured(item, deadline=deadline)
-        return result
-
-    async def submit_measured(self, item: T, *, deadline: float | None = None) -> tuple[R, Measured]:
-        """Returns what `submit` returns, and what the item met on its way."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[tuple[R, Measured]] = loop.create_future()
-        entry: _Item[T, R] = _Item(item, self._key(item), future, loop, deadline)
+        item: _Item[T, R] = _Item(value, self._key(value), loop.create_future(), loop)
         with self._wake:
-            self._admit(entry)
-            self._waiting.append(entry)
+            if self._closed:
+                raise Draining("The service is shutting down; another replica answers.")
+            if self._ended:
+                raise EngineStopped(_ENDED)
+            self._waiting.append(item)
             self._queue_length.set(len(self._waiting))
             self._wake.notify()
-        return await future
-
-    def _admit(self, entry: _Item[T, R]) -> None:
-        if self._closed:
-            raise Draining("The service is shutting down; another replica answers.")
-        if self._ended:
-            raise EngineStopped(_ENDED)
-        if len(self._waiting) >= self._max_queue:
-            # Those who left make room before anybody is refused.
-            self._waiting = deque(waiting for waiting in self._waiting if not waiting.future.done())
-        wait = self.estimated_wait_s()
-        if len(self._waiting) >= self._max_queue:
-            REFUSED.labels(self._name).inc()
-            raise Overloaded(
-                f"{self._max_queue} requests wait already; try again in {max(wait, 0.1):.1f} s.",
-                retry_after_s=max(wait, 0.1),
-            )
-        if entry.deadline is not None and entry.submitted + wait >= entry.deadline:
-            raise QueuedTooLong(
-                f"The deadline leaves {max(entry.deadline - entry.submitted, 0):.2f} s and the wait is {wait:.2f} s: "
-                "allow more time or try again later."
-            )
+        return await item.future
 
     def _loop(self) -> None:
         batch: list[_Item[T, R]] = []
@@ -147,13 +115,13 @@ class Batcher(Generic[T, R]):
                     if not self._waiting:
                         return
                     batch = self._take()
-                    self._running = len(batch)
+                    self._running = bool(batch)
                     self._queue_length.set(len(self._waiting))
                 if batch:
                     self._run_batch(batch)
                 # Neither items nor results stay referenced while idle: they hold photographs.
                 batch = []
-                self._running = 0
+                self._running = False
         finally:
             # Whatever ended it: nobody waits for what will not come.
             with self._wake:
@@ -165,23 +133,16 @@ class Batcher(Generic[T, R]):
     def _take(self) -> list[_Item[T, R]]:
         """Returns the oldest item still wanted and those behind it with the same key, at most max_batch."""
         batch: list[_Item[T, R]] = []
-        kept: deque[_Item[T, R]] = deque()
-        now = time.monotonic()
-        while self._waiting:
+        passed_over: list[_Item[T, R]] = []
+        while self._waiting and len(batch) < self._max_batch:
             item = self._waiting.popleft()
             if item.future.done():
                 DROPPED.labels(self._name).inc()
-            elif item.deadline is not None and now >= item.deadline:
-                DROPPED.labels(self._name).inc()
-                _deliver(item, QueuedTooLong("The deadline passed while waiting: allow more time or try again later."))
-            elif len(batch) < self._max_batch and (not batch or item.key == batch[0].key):
+            elif not batch or item.key == batch[0].key:
                 batch.append(item)
             else:
-                kept.append(item)
-                if len(batch) >= self._max_batch:
-                    break
-        kept.extend(self._waiting)
-        self._waiting = kept
+                passed_over.append(item)
+        self._waiting.extendleft(reversed(passed_over))
         return batch
 
     def _run_batch(self, batch: list[_Item[T, R]]) -> None:

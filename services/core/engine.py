@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from services.core.batching import Batcher, Measured
-from services.core.flights import AdmittedFlights
+from services.core.flights import Flights
 from services.core.images import ImageLimits, sha256
 from services.core.recent import Recent
 from services.core.settings import ReferenceSettings, available_cpus
@@ -49,16 +49,13 @@ class Engine(ABC, Generic[T, R]):
 
     def __init__(self, name: str, settings: ReferenceSettings, known: Callable[[str], R | None]) -> None:
         """`known` returns the result of a photograph by its sha256 where a release has it; `name` labels metrics."""
-        permits = settings.max_queue + settings.max_batch
         self._limits = ImageLimits.of(settings)
         self._known = known
-        self._batcher: Batcher[T, R] = Batcher(
-            self._run, name=name, max_batch=settings.max_batch, max_queue=permits, key=self._kind
-        )
+        self._batcher: Batcher[T, R] = Batcher(self._run, name=name, max_batch=settings.max_batch, key=self._kind)
         self._pool = ThreadPoolExecutor(settings.decode_threads or available_cpus(), thread_name_prefix="decode")
         self._recent: Recent[str, R] = Recent(settings.cache_entries)
-        self._flights: AdmittedFlights[Computed[R]] = AdmittedFlights(
-            name=name, permits=permits, estimated_wait_s=self._batcher.estimated_wait_s
+        self._flights: Flights[Computed[R]] = Flights(
+            name=name, permits=settings.max_queue + settings.max_batch, estimated_wait_s=self._batcher.estimated_wait_s
         )
 
     @property
@@ -134,5 +131,5 @@ class Engine(ABC, Generic[T, R]):
 
         # A caller who leaves takes what has not begun out of the pool's queue.
         item, decode_s = await asyncio.get_running_loop().run_in_executor(self._pool, timed)
-        result, measured = await self._batcher.submit_measured(item)
+        result, measured = await self._batcher.submit(item)
         return result, decode_s, measured

@@ -20,25 +20,35 @@ class _Flight(Generic[T]):
     waiting: int = 0
 
 
-class SingleFlight(Generic[T]):
+class Flights(Generic[T]):
     """Runs one computation for all who ask for the same thing meanwhile. For one event loop.
 
-    A caller who leaves does not disturb the others; when the last one has left, the computation is cancelled.
+    A computation holds a permit from its beginning to its end, however many callers it has; without a free one it is
+    not begun. A caller who leaves does not disturb the others; when the last one has left, it is cancelled.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, name: str, permits: int, estimated_wait_s: Callable[[], float]) -> None:
+        """`name` is the label of the refusals' metric; `estimated_wait_s` says how long a new request would wait."""
         self._flights: dict[Hashable, _Flight[T]] = {}
+        self._name = name
+        self._permits = permits
+        self._estimated_wait_s = estimated_wait_s
 
     def __len__(self) -> int:
         return len(self._flights)
 
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._flights
+    async def join(self, key: Hashable, compute: Callable[[], Coroutine[Any, Any, T]], deadline: float | None) -> T:
+        """Returns the result of the computation under way for `key`; `compute` begins one where there is none.
 
-    async def join(self, key: Hashable, compute: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Returns the result of the computation under way for `key`; `compute` begins one where there is none."""
+        `deadline` is in seconds of time.monotonic(). Who joins what is under way is always let in.
+
+        Raises:
+            Overloaded: no permit is free for a new computation.
+            QueuedTooLong: the deadline would pass before the turn of a new one.
+        """
         flight = self._flights.get(key)
         if flight is None:
+            self._admit(deadline)
             flight = _Flight(asyncio.create_task(compute()))
             self._flights[key] = flight
             flight.task.add_done_callback(lambda task: self._land(key, task))
@@ -60,33 +70,6 @@ class SingleFlight(Generic[T]):
             # Looked at, so that a failure nobody waits for any more is not reported as forgotten.
             task.exception()
 
-
-class AdmittedFlights(Generic[T]):
-    """Single flight by permit: a computation holds one from its beginning to its end, however many callers it has."""
-
-    def __init__(self, *, name: str, permits: int, estimated_wait_s: Callable[[], float]) -> None:
-        """`name` is the label of the refusals' metric; `estimated_wait_s` says how long a new request would wait."""
-        self._flights: SingleFlight[T] = SingleFlight()
-        self._name = name
-        self._permits = permits
-        self._estimated_wait_s = estimated_wait_s
-
-    def __len__(self) -> int:
-        return len(self._flights)
-
-    async def join(self, key: Hashable, compute: Callable[[], Coroutine[Any, Any, T]], deadline: float | None) -> T:
-        """Returns the result for `key`, computed once for all who ask meanwhile.
-
-        `deadline` is in seconds of time.monotonic(). Who joins what is under way is always let in.
-
-        Raises:
-            Overloaded: no permit is free for a new computation.
-            QueuedTooLong: the deadline would pass before the turn of a new one.
-        """
-        if key not in self._flights:
-            self._admit(deadline)
-        return await self._flights.join(key, compute)
-
     def _admit(self, deadline: float | None) -> None:
         wait = self._estimated_wait_s()
         if len(self._flights) >= self._permits:
@@ -95,8 +78,6 @@ class AdmittedFlights(Generic[T]):
                 f"{self._permits} requests wait already; try again in {max(wait, 0.1):.1f} s.",
                 retry_after_s=max(wait, 0.1),
             )
-        # Asked here and not by the batcher: a flight may have callers of several deadlines, and whose deadline
-        # passes leaves it.
         if deadline is not None and time.monotonic() + wait >= deadline:
             raise QueuedTooLong(
                 f"The deadline is nearer than the wait of {wait:.2f} s: allow more time or try again later."

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from services.core.batching import Batcher
-from services.core.errors import Draining, EngineStopped, InvalidArgument, Overloaded, QueuedTooLong
+from services.core.errors import Draining, EngineStopped, InvalidArgument
 
 
 class Gate:
@@ -34,6 +34,20 @@ def doubled(items: list[int]) -> Sequence[int | BaseException]:
     return [InvalidArgument("negative") if item < 0 else 2 * item for item in items]
 
 
+def made(
+    run: Callable[[list[int]], Sequence[int | BaseException]],
+    max_batch: int,
+    key: Callable[[int], int] = lambda _: 0,
+    name: str = "t",
+) -> Batcher[int, int]:
+    return Batcher(run, name=name, max_batch=max_batch, key=key)
+
+
+async def answer(batcher: Batcher[int, int], value: int) -> int:
+    result, _ = await batcher.submit(value)
+    return result
+
+
 async def entered(gate: Gate) -> None:
     assert await asyncio.to_thread(gate.entered.wait, 10)
 
@@ -46,8 +60,8 @@ async def entered(gate: Gate) -> None:
 @settings(max_examples=60, deadline=None)
 def test_each_caller_gets_its_own_result(values: list[int], max_batch: int, cancelled: set[int]) -> None:
     async def scenario() -> None:
-        batcher: Batcher[int, int] = Batcher(doubled, name="t", max_batch=max_batch, max_queue=64, key=lambda v: v % 2)
-        tasks = [asyncio.create_task(batcher.submit(value)) for value in values]
+        batcher = made(doubled, max_batch, key=lambda v: v % 2)
+        tasks = [asyncio.create_task(answer(batcher, value)) for value in values]
         await asyncio.sleep(0)
         for index in cancelled & set(range(len(tasks))):
             tasks[index].cancel()
@@ -66,10 +80,10 @@ def test_each_caller_gets_its_own_result(values: list[int], max_batch: int, canc
 
 async def test_what_waited_becomes_one_batch_and_the_cancelled_are_dropped() -> None:
     gate = Gate()
-    batcher: Batcher[int, int] = Batcher(gate, name="t", max_batch=8, max_queue=64)
-    first = asyncio.create_task(batcher.submit(0))
+    batcher = made(gate, 8)
+    first = asyncio.create_task(answer(batcher, 0))
     await entered(gate)
-    rest = [asyncio.create_task(batcher.submit(value)) for value in range(1, 6)]
+    rest = [asyncio.create_task(answer(batcher, value)) for value in range(1, 6)]
     await asyncio.sleep(0)
     rest[1].cancel()
     await asyncio.sleep(0)
@@ -82,46 +96,14 @@ async def test_what_waited_becomes_one_batch_and_the_cancelled_are_dropped() -> 
 
 async def test_items_of_different_keys_never_share_a_batch() -> None:
     gate = Gate()
-    batcher: Batcher[int, int] = Batcher(gate, name="t", max_batch=8, max_queue=64, key=lambda value: value % 2)
-    tasks = [asyncio.create_task(batcher.submit(0))]
+    batcher = made(gate, 8, key=lambda value: value % 2)
+    tasks = [asyncio.create_task(answer(batcher, 0))]
     await entered(gate)
-    tasks += [asyncio.create_task(batcher.submit(value)) for value in (1, 2, 3, 4)]
+    tasks += [asyncio.create_task(answer(batcher, value)) for value in (1, 2, 3, 4)]
     await asyncio.sleep(0)
     gate.open.set()
     await asyncio.gather(*tasks)
     assert gate.batches == [[0], [1, 3], [2, 4]]
-    await batcher.close()
-
-
-async def test_a_full_queue_refuses_at_once_and_a_leaver_makes_room() -> None:
-    gate = Gate()
-    batcher: Batcher[int, int] = Batcher(gate, name="t", max_batch=1, max_queue=2)
-    running = asyncio.create_task(batcher.submit(0))
-    await entered(gate)
-    waiting = [asyncio.create_task(batcher.submit(value)) for value in (1, 2)]
-    await asyncio.sleep(0)
-    with pytest.raises(Overloaded) as refused:
-        await batcher.submit(3)
-    assert refused.value.retry_after_s is not None
-    assert refused.value.retry_after_s > 0
-    waiting[0].cancel()
-    await asyncio.sleep(0)
-    late = asyncio.create_task(batcher.submit(4))
-    await asyncio.sleep(0)
-    gate.open.set()
-    assert await running == 0
-    assert await waiting[1] == 4
-    assert await late == 8
-    await batcher.close()
-
-
-async def test_a_deadline_that_has_passed_is_refused_before_the_model() -> None:
-    gate = Gate()
-    batcher: Batcher[int, int] = Batcher(gate, name="t", max_batch=1, max_queue=2)
-    with pytest.raises(QueuedTooLong):
-        await batcher.submit(1, deadline=time.monotonic() - 1)
-    assert gate.batches == []
-    gate.open.set()
     await batcher.close()
 
 
@@ -131,68 +113,42 @@ async def test_a_failing_batch_fails_its_callers_and_the_next_one_runs() -> None
             raise ValueError("thirteen")
         return items
 
-    batcher: Batcher[int, int] = Batcher(run, name="t", max_batch=4, max_queue=4)
+    batcher = made(run, 4)
     with pytest.raises(ValueError, match="thirteen"):
-        await batcher.submit(13)
-    assert await batcher.submit(7) == 7
+        await answer(batcher, 13)
+    assert await answer(batcher, 7) == 7
     assert batcher.alive
     await batcher.close()
     with pytest.raises(Draining):
-        await batcher.submit(1)
+        await answer(batcher, 1)
 
 
 async def test_a_result_too_few_is_a_fault_and_not_another_callers_answer() -> None:
-    batcher: Batcher[int, int] = Batcher(lambda items: items[1:], name="t", max_batch=4, max_queue=4)
+    batcher = made(lambda items: items[1:], 4)
     with pytest.raises(RuntimeError, match="0 results for 1"):
-        await batcher.submit(1)
+        await answer(batcher, 1)
     await batcher.close()
 
 
-@pytest.fixture
-def ahead(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """One number: the seconds by which the batchers' clock is ahead."""
-    seconds = [0.0]
-    monkeypatch.setattr("services.core.batching.time", SimpleNamespace(monotonic=lambda: time.monotonic() + seconds[0]))
-    return seconds
-
-
-async def test_a_deadline_before_the_expected_turn_is_refused(ahead: list[float]) -> None:
+async def test_the_wait_is_told_by_how_long_batches_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = 0.0
+    monkeypatch.setattr("services.core.batching.time", SimpleNamespace(monotonic=lambda: time.monotonic() + ahead))
     gate = Gate()
-    batcher: Batcher[int, int] = Batcher(gate, name="t", max_batch=1, max_queue=4)
-    first = asyncio.create_task(batcher.submit(0))
+    batcher = made(gate, 1)
+    first = asyncio.create_task(answer(batcher, 0))
     await entered(gate)
-    ahead[0] = 1000.0
+    ahead = 1000.0
     gate.open.set()
     assert await first == 0
     gate.open.clear()
     gate.entered.clear()
-    running = asyncio.create_task(batcher.submit(1))
-    await entered(gate)
-    # One batch of about 1,000 s is ahead of the next item.
-    assert 900 < batcher.estimated_wait_s() < 1100
-    with pytest.raises(QueuedTooLong, match=r"leaves (900|899)\.\d\d s and the wait is 1000"):
-        await batcher.submit(2, deadline=time.monotonic() + 900)
-    patient = asyncio.create_task(batcher.submit(3, deadline=time.monotonic() + 2000))
+    callers = [asyncio.create_task(answer(batcher, value)) for value in (1, 2, 3)]
     await asyncio.sleep(0)
-    gate.open.set()
-    assert (await running, await patient) == (2, 6)
-    assert gate.batches == [[0], [1], [3]]
-    await batcher.close()
-
-
-async def test_who_waits_past_the_deadline_is_told_and_not_computed(ahead: list[float]) -> None:
-    gate = Gate()
-    batcher: Batcher[int, int] = Batcher(gate, name="t", max_batch=1, max_queue=4)
-    first = asyncio.create_task(batcher.submit(0))
     await entered(gate)
-    late = asyncio.create_task(batcher.submit(1, deadline=time.monotonic() + 500))
-    await asyncio.sleep(0)
-    ahead[0] = 1000.0
+    # The batch that runs and the two that wait, of about 1,000 s each.
+    assert 2700 < batcher.estimated_wait_s() < 3300
     gate.open.set()
-    assert await first == 0
-    with pytest.raises(QueuedTooLong, match="passed while waiting"):
-        await late
-    assert gate.batches == [[0]]
+    assert await asyncio.gather(*callers) == [2, 4, 6]
     await batcher.close()
 
 
@@ -204,10 +160,10 @@ async def test_when_the_thread_ends_nobody_is_left_waiting() -> None:
         gate(items)
         raise SystemExit
 
-    batcher: Batcher[int, int] = Batcher(run, name="t", max_batch=1, max_queue=4)
-    running = asyncio.create_task(batcher.submit(0))
+    batcher = made(run, 1)
+    running = asyncio.create_task(answer(batcher, 0))
     await entered(gate)
-    waiting = asyncio.create_task(batcher.submit(1))
+    waiting = asyncio.create_task(answer(batcher, 1))
     await asyncio.sleep(0)
     gate.open.set()
     for caller in (running, waiting):
@@ -215,21 +171,21 @@ async def test_when_the_thread_ends_nobody_is_left_waiting() -> None:
             await asyncio.wait_for(caller, 30)
     assert not batcher.alive
     with pytest.raises(EngineStopped):
-        await batcher.submit(2)
+        await answer(batcher, 2)
     assert gate.batches == [[0]]
     await batcher.close()
 
 
 async def test_what_an_item_met_is_measured() -> None:
     gate = Gate()
-    batcher: Batcher[int, int] = Batcher(gate, name="measured", max_batch=4, max_queue=4)
+    batcher = made(gate, 4, name="measured")
 
     def metric(name: str) -> float:
         return REGISTRY.get_sample_value(name, {"batcher": "measured"}) or 0.0
 
-    first = asyncio.create_task(batcher.submit_measured(4))
+    first = asyncio.create_task(batcher.submit(4))
     await entered(gate)
-    others = [asyncio.create_task(batcher.submit_measured(value)) for value in (5, 6)]
+    others = [asyncio.create_task(batcher.submit(value)) for value in (5, 6)]
     await asyncio.sleep(0)
     assert metric("mondrian_queue_length") == 2
     gate.open.set()

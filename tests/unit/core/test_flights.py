@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from services.core.errors import Overloaded, QueuedTooLong
-from services.core.flights import AdmittedFlights, SingleFlight
+from services.core.flights import Flights
 
 
 class Computation:
@@ -40,23 +40,27 @@ async def turn() -> None:
         await asyncio.sleep(0)
 
 
+def admitted(permits: int = 8, wait_s: float = 0.0) -> Flights[int]:
+    return Flights(name="t", permits=permits, estimated_wait_s=lambda: wait_s)
+
+
 async def test_all_who_ask_meanwhile_get_one_result() -> None:
-    flights: SingleFlight[int] = SingleFlight()
+    flights = admitted()
     computation = Computation()
-    callers = [asyncio.create_task(flights.join("key", computation)) for _ in range(5)]
+    callers = [asyncio.create_task(flights.join("key", computation, None)) for _ in range(5)]
     await turn()
-    assert "key" in flights
+    assert len(flights) == 1
     computation.finish.set()
     assert await asyncio.gather(*callers) == [1] * 5
     await turn()
     assert len(flights) == 0
-    assert await flights.join("key", computation) == 2
+    assert await flights.join("key", computation, None) == 2
 
 
 async def test_who_leaves_does_not_disturb_the_others() -> None:
-    flights: SingleFlight[int] = SingleFlight()
+    flights = admitted()
     computation = Computation()
-    first, second = (asyncio.create_task(flights.join("key", computation)) for _ in range(2))
+    first, second = (asyncio.create_task(flights.join("key", computation, None)) for _ in range(2))
     await turn()
     first.cancel()
     await turn()
@@ -66,9 +70,9 @@ async def test_who_leaves_does_not_disturb_the_others() -> None:
 
 
 async def test_when_the_last_has_left_the_computation_is_cancelled_and_the_next_begins_anew() -> None:
-    flights: SingleFlight[int] = SingleFlight()
+    flights = admitted()
     computation = Computation()
-    callers = [asyncio.create_task(flights.join("key", computation)) for _ in range(2)]
+    callers = [asyncio.create_task(flights.join("key", computation, None)) for _ in range(2)]
     await turn()
     for caller in callers:
         caller.cancel()
@@ -76,31 +80,31 @@ async def test_when_the_last_has_left_the_computation_is_cancelled_and_the_next_
     assert computation.cancelled == 1
     assert len(flights) == 0
     computation.finish.set()
-    assert await flights.join("key", computation) == 2
+    assert await flights.join("key", computation, None) == 2
 
 
 async def test_an_error_reaches_everybody_and_is_not_kept() -> None:
-    flights: SingleFlight[int] = SingleFlight()
+    flights = admitted()
     computation = Computation()
     computation.error = ValueError("no")
     computation.finish.set()
-    results = await asyncio.gather(*(flights.join("key", computation) for _ in range(3)), return_exceptions=True)
+    results = await asyncio.gather(*(flights.join("key", computation, None) for _ in range(3)), return_exceptions=True)
     assert [str(result) for result in results] == ["no"] * 3
     computation.error = None
-    assert await flights.join("key", computation) == 2
+    assert await flights.join("key", computation, None) == 2
 
 
 async def test_who_comes_while_a_computation_is_being_cancelled_begins_another() -> None:
-    flights: SingleFlight[int] = SingleFlight()
+    flights = admitted()
     computation = Computation()
-    leaver = asyncio.create_task(flights.join("key", computation))
+    leaver = asyncio.create_task(flights.join("key", computation, None))
     await turn()
     leaver.cancel()
     with pytest.raises(asyncio.CancelledError):
         await leaver
     # At once, in the same turn, before the cancelled one has landed.
     computation.finish.set()
-    assert await flights.join("key", computation) == 2
+    assert await flights.join("key", computation, None) == 2
     assert computation.cancelled == 1
     await turn()
     assert len(flights) == 0
@@ -109,7 +113,7 @@ async def test_who_comes_while_a_computation_is_being_cancelled_begins_another()
 async def test_a_failure_that_nobody_waits_for_any_more_is_not_reported() -> None:
     reported: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
-    flights: SingleFlight[int] = SingleFlight()
+    flights = admitted()
 
     async def stumbles() -> int:
         try:
@@ -117,7 +121,7 @@ async def test_a_failure_that_nobody_waits_for_any_more_is_not_reported() -> Non
         finally:
             raise RuntimeError("on the way out")
 
-    leaver = asyncio.create_task(flights.join("key", stumbles))
+    leaver = asyncio.create_task(flights.join("key", stumbles, None))
     await turn()
     leaver.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -130,10 +134,6 @@ async def test_a_failure_that_nobody_waits_for_any_more_is_not_reported() -> Non
 
 def refusals() -> float:
     return REGISTRY.get_sample_value("mondrian_refused_total", {"batcher": "t"}) or 0.0
-
-
-def admitted(permits: int, wait_s: float) -> AdmittedFlights[int]:
-    return AdmittedFlights(name="t", permits=permits, estimated_wait_s=lambda: wait_s)
 
 
 async def test_without_a_permit_a_new_computation_is_refused_and_one_under_way_is_joined() -> None:

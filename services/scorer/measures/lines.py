@@ -1,4 +1,4 @@
-"""Straight structure: how level the frame is, and where its slanting lines meet.
+"""Straight structure: how level the frame is, and whether its slanting lines meet.
 
 Edges are read from L* at 256 px. Gradients below 1.2 L* a pixel are ignored: the 8-pixel grid of JPEG
 makes faint lines that are perfectly level, and would pass for a straight horizon.
@@ -35,10 +35,6 @@ class Lines:
     """[B], 0-1: the share of edge mass within 15 degrees of level or upright."""
     convergence: Tensor
     """[B], >= 0: how much more of the slanting edge mass points to one place than to an average place."""
-    vanishing_x: Tensor
-    """[B]: horizontal place where slanting lines meet, 0-1 inside the frame."""
-    vanishing_y: Tensor
-    """[B]: vertical place where slanting lines meet, 0-1 inside the frame."""
 
 
 def find_lines(planes: Planes) -> Lines:
@@ -71,8 +67,7 @@ def find_lines(planes: Planes) -> Lines:
     axis_mass = near.mean(dim=(-2, -1))
     presence = filters.ramp(peak_mass, 2.0 / _BINS, 6.0 / _BINS) * filters.ramp(axis_mass, 0.005, 0.05)
     axis_share = axis_mass / mass.clamp_min(1e-3)
-    convergence, x, y = _convergence(weight, angle, off_axis)
-    return Lines(tilt, levelness, presence, axis_share, convergence, x, y)
+    return Lines(tilt, levelness, presence, axis_share, _convergence(weight, angle, off_axis))
 
 
 def _smooth(shares: Tensor) -> Tensor:
@@ -82,7 +77,7 @@ def _smooth(shares: Tensor) -> Tensor:
     return (padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]) / 3
 
 
-def _convergence(weight: Tensor, angle: Tensor, off_axis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _convergence(weight: Tensor, angle: Tensor, off_axis: Tensor) -> Tensor:
     """Votes of slanting edges for 9 x 7 places in and a little beyond the frame."""
     slanting = weight * filters.ramp(off_axis.abs(), 8.0, 14.0)
     rows, columns = slanting.shape[-2:]
@@ -108,6 +103,4 @@ def _convergence(weight: Tensor, angle: Tensor, off_axis: Tensor) -> tuple[Tenso
     away = torch.hypot(gx.unsqueeze(1) - px, gy.unsqueeze(1) - py)
     vote = ((distance.abs() < 0.035) * filters.ramp(away, 0.08, 0.25)) * agreed.unsqueeze(1)
     votes = vote.sum(2) / (agreed.sum(1, keepdim=True) + 0.02 * agreed.shape[1])
-    best, where = votes.max(1)
-    strength = (best - votes.mean(1)).clamp_min(0)
-    return strength, gx[where] * long / columns, gy[where] * long / rows
+    return (votes.amax(1) - votes.mean(1)).clamp_min(0)

@@ -41,8 +41,6 @@ class Subject:
     """[B], 0-1: horizontal centre of the subject, 0 at the left edge."""
     y: Tensor
     """[B], 0-1: vertical centre of the subject, 0 at the top edge."""
-    spread: Tensor
-    """[B]: root mean square distance of the subject from its centre, in frame diagonals (uniform: 0.29)."""
     concentration: Tensor
     """[B], 0-1: how far the picture has one subject at all; 0 for an edge-to-edge scene."""
 
@@ -71,11 +69,12 @@ def _describe(soft: Tensor) -> Subject:
     diagonal = (1 + 1 / aspect**2) ** 0.5
     dx = x - centre_x.view(-1, 1, 1)
     dy = (y - centre_y.view(-1, 1, 1)) / aspect
+    # The root mean square distance from the centre, in diagonals of the frame.
     spread = filters.weighted_mean(dx**2 + dy**2, soft).clamp_min(0).sqrt() / diagonal
     share = soft.mean(dim=(-2, -1))
     # A uniform map has a spread of 0.289 diagonals; a compact figure of a tenth of the frame about 0.1.
     concentration = filters.ramp(0.27 - spread, 0.0, 0.15) * filters.ramp(0.6 - share, 0.0, 0.25)
-    return Subject(soft, share, centre_x, centre_y, spread, concentration)
+    return Subject(soft, share, centre_x, centre_y, concentration)
 
 
 def _unit(x: Tensor) -> Tensor:

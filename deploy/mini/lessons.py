@@ -59,8 +59,8 @@ def some_instruction(choice: random.Random) -> tuple[str | None, str | None]:
     instruction = choice.choice(OTHER_INSTRUCTIONS) if choice.random() < 0.2 else None
     if choice.random() >= 0.1:
         return instruction, None
-    titles = [(choice.choice(("Evening Ridge", "Still Lake", "White Petal")), choice.uniform(0.3, 0.95))]
-    return instruction, prompts.grounding_context(titles, {"lighting": choice.uniform(0, 10)})
+    title, likeness = choice.choice(("Evening Ridge", "Still Lake", "White Petal")), choice.uniform(0.3, 0.95)
+    return instruction, f"- near to {title} ({likeness:.2f})\n- lighting: {choice.uniform(0, 10):.1f} of 10"
 
 
 def some_form(choice: random.Random) -> Form:

@@ -10,7 +10,7 @@ it is the same with and without an adapter: an advisor's voice comes from the ad
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -61,7 +61,6 @@ MAX_INSTRUCTION_CHARS: Final = 1_000
 MAX_CONTEXT_CHARS: Final = 1_200
 """Longest grounding context, in characters; what is beyond is cut at the end of a line."""
 
-_MAX_TITLE_CHARS: Final = 120
 # Every special token of Qwen's tokenizers (<|im_start|>, <tool_call>, <think>, ...) opens with "<"
 # and closes with ">". Without those two characters no text can spell one, in any vocabulary.
 _ANGLES: Final = str.maketrans({"<": "[", ">": "]"})
@@ -97,21 +96,6 @@ def instruction_text(instruction: str | None) -> str:
     return plain_text(instruction) or CRITIQUE_INSTRUCTION
 
 
-def grounding_context(
-    references: Sequence[tuple[str, float]] = (), scores: Mapping[str, float] | None = None
-) -> str | None:
-    """Returns the block of facts that other parts found, one line each, or None when there are none.
-
-    `references` are (title, cosine similarity in -1..1), nearest first; `scores` are dimension ->
-    score in 0..10, in the order in which they are to be read. The mini model is trained to answer
-    in the same way with and without the block; a model of Qwen3-VL's size can lean on it.
-    """
-    titles = [(plain_text(title)[:_MAX_TITLE_CHARS], cosine) for title, cosine in references]
-    near = [f"- near to {title} ({cosine:.2f})" for title, cosine in titles]
-    scored = [f"- {name.replace('_', ' ')}: {score:.1f} of 10" for name, score in (scores or {}).items()]
-    return "\n".join(near + scored) or None
-
-
 def user_text(instruction: str | None = None, context: str | None = None, form: Form = Form.PROSE) -> str:
     """Returns the words of the user's turn, without the picture: instruction, context if any, and what asks for the
     form.
@@ -121,16 +105,6 @@ def user_text(instruction: str | None = None, context: str | None = None, form: 
     known = _cut_at_line(plain_text(context or ""), MAX_CONTEXT_CHARS)
     parts = [instruction_text(instruction), f"{CONTEXT_HEADING}\n{known}" if known else "", REQUESTS[form]]
     return "\n\n".join(part for part in parts if part)
-
-
-def critique_messages(instruction: str | None = None, context: str | None = None) -> list[dict[str, object]]:
-    """Returns the chat messages of a critique, for a server that applies a chat template by itself.
-
-    The template of Qwen3-VL renders them to `prompt_text(..., image_tokens=1)`: a test holds it.
-    Raises `InstructionTooLongError`.
-    """
-    picture_and_words = [{"type": "image"}, {"type": "text", "text": user_text(instruction, context)}]
-    return [{"role": "system", "content": SYSTEM_TEXT}, {"role": "user", "content": picture_and_words}]
 
 
 def prompt_text(

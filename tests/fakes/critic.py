@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from services.core import torchvision_shim
+from services.critic import prompts
 from services.critic.adapter_format import Base
 from services.critic.model import VisionLanguageModel
 
@@ -112,6 +113,12 @@ def tiny_model_folder(
     tokenizer.save_pretrained(folder)
     tiny_image_processor().save_pretrained(folder)
     return folder
+
+
+def critique_messages(instruction: str, context: str | None = None) -> list[dict[str, Any]]:
+    """Returns the chat messages of a critique, from which a chat template makes the prompt."""
+    words = [{"type": "image"}, {"type": "text", "text": prompts.user_text(instruction, context)}]
+    return [{"role": "system", "content": prompts.SYSTEM_TEXT}, {"role": "user", "content": words}]
 
 
 SIZES = {

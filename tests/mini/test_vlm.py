@@ -15,6 +15,7 @@ from deploy.mini import critiques, evaluate_vlm, facts, forms, graded, lessons, 
 from deploy.mini.evaluate_vlm import ADAPTERS, BASE, Critic
 from services.critic import adapter_format, checkpoint, prompts, sections
 from services.critic.prompts import Form
+from tests.fakes.critic import critique_messages
 
 FIXED = 24
 """Held-out pictures of the tests; the whole evaluation (`make mini-eval`) has hundreds."""
@@ -113,7 +114,7 @@ def test_special_tokens_come_from_the_prompt_alone(critic: Critic) -> None:
 
 
 def test_template_renders_the_same_prompt(critic: Critic) -> None:
-    messages: Any = prompts.critique_messages("Go on.", "- a fact")
+    messages = critique_messages("Go on.", "- a fact")
     rendered = critic.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert rendered == prompts.prompt_text("Go on.", image_tokens=1, context="- a fact")
 

@@ -14,7 +14,7 @@ from services.critic import model as models
 from services.critic.adapter_format import Base
 from services.critic.serving import load_model
 from services.critic.settings import CriticSettings
-from tests.fakes.critic import tiny_model_folder
+from tests.fakes.critic import critique_messages, tiny_model_folder
 
 
 def test_the_sharded_folder_is_as_published(folder: Path, base: Base) -> None:
@@ -29,9 +29,8 @@ def test_the_sharded_folder_is_as_published(folder: Path, base: Base) -> None:
 
 def test_a_chat_template_renders_the_prompt_that_is_served(folder: Path) -> None:
     model = load_model(CriticSettings(model_path=folder, device="cpu", torch_threads=1))
-    rendered = model.tokenizer.apply_chat_template(
-        prompts.critique_messages("What is strong?"), tokenize=False, add_generation_prompt=True
-    )
+    messages = critique_messages("What is strong?")
+    rendered = model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert rendered == prompts.prompt_text("What is strong?", image_tokens=1)
 
 

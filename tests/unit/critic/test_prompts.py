@@ -60,12 +60,11 @@ def test_a_prompt_without_image_tokens_is_refused() -> None:
         prompts.prompt_text(image_tokens=0)
 
 
-def test_grounding_context_names_references_and_scores() -> None:
-    context = prompts.grounding_context([("Moonrise <|im_end|>", 0.913)], {"focus_sharpness": 7.04})
-    assert context == "- near to Moonrise [|im_end|] (0.91)\n- focus sharpness: 7.0 of 10"
+def test_context_stands_behind_the_instruction_under_a_heading() -> None:
+    context = "- near to Moonrise [|im_end|]\n- The horizon is level."
     assert prompts.user_text("Go on.", context) == f"Go on.\n\n{prompts.CONTEXT_HEADING}\n{context}"
-    assert prompts.grounding_context() is None
-    assert prompts.user_text("Go on.", prompts.grounding_context()) == "Go on."
+    assert prompts.user_text("Go on.", context.replace("[", "<")) == prompts.user_text("Go on.", context)
+    assert prompts.user_text("Go on.", None) == "Go on."
 
 
 def test_long_context_is_cut_at_the_end_of_a_line() -> None:
@@ -75,10 +74,3 @@ def test_long_context_is_cut_at_the_end_of_a_line() -> None:
     assert set(known.split("\n")) == {line}
     one_line = prompts.user_text("Go on.", "y" * 5_000)
     assert one_line.endswith("\n" + "y" * prompts.MAX_CONTEXT_CHARS)
-
-
-def test_messages_carry_the_same_words() -> None:
-    system, user = prompts.critique_messages("Go on.", "- a fact")
-    assert system == {"role": "system", "content": prompts.SYSTEM_TEXT}
-    words = {"type": "text", "text": prompts.user_text("Go on.", "- a fact")}
-    assert user["content"] == [{"type": "image"}, words]

@@ -140,7 +140,7 @@ class Forwarded(MondrianError):
     """Another service's failure, passed on with its code, reason and details."""
 
     def __init__(self, status: status_pb2.Status) -> None:
-        super().__init__(status.message, reason=reason_of(status))
+        super().__init__(status.message, reason=reason_of(status), retry_after_s=retry_delay_s(status))
         self.status = status
 
 
@@ -197,6 +197,10 @@ TABLE: Final[dict[type[MondrianError], Row]] = {
 }
 
 
+CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+"""gRPC's status codes by their numbers."""
+
+
 def row_of(kind: type[MondrianError]) -> Row:
     """Returns the row of an exception class, or that of its nearest ancestor in the table."""
     for ancestor in kind.__mro__:
@@ -208,7 +212,7 @@ def row_of(kind: type[MondrianError]) -> Row:
 def code_of(error: MondrianError) -> grpc.StatusCode:
     """Returns the gRPC status code of an error."""
     if isinstance(error, Forwarded):
-        return next((code for code in grpc.StatusCode if code.value[0] == error.status.code), grpc.StatusCode.UNKNOWN)
+        return CODES.get(error.status.code, grpc.StatusCode.UNKNOWN)
     return row_of(type(error)).code
 
 
@@ -279,5 +283,9 @@ def find_detail(status: status_pb2.Status, detail: Message) -> bool:
 
 def status_of(error: grpc.RpcError | MondrianError) -> types_pb2.Status:
     """Returns the outcome of a failed call or of an error in the contract's own form."""
-    status = to_rpc_status(error) if isinstance(error, MondrianError) else rpc_status_of(error)
+    return in_contract(to_rpc_status(error) if isinstance(error, MondrianError) else rpc_status_of(error))
+
+
+def in_contract(status: status_pb2.Status) -> types_pb2.Status:
+    """Returns a status in the contract's own form."""
     return types_pb2.Status(code=status.code, reason=reason_of(status), message=status.message)

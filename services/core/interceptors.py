@@ -25,7 +25,6 @@ from services.core.metrics import RPC_IN_FLIGHT, RPC_SECONDS
 
 log = logging.getLogger("mondrian.rpc")
 REQUEST_ID: Final = "x-request-id"
-_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 # Probes come every few seconds and would bury the calls that matter.
 _QUIET: Final = (
     "/grpc.health.",
@@ -135,7 +134,7 @@ class _Call:
         """Records success, or the code that the handler set itself."""
         # The library gives a number or a StatusCode, and 0 or None for a call that was not ended by hand.
         code = cast("int | grpc.StatusCode | None", self.context.code()) or 0
-        self.code = _CODES.get(code if isinstance(code, int) else code.value[0], grpc.StatusCode.UNKNOWN)
+        self.code = errors.CODES.get(code if isinstance(code, int) else code.value[0], grpc.StatusCode.UNKNOWN)
 
     async def fail(self, error: Exception) -> None:
         """Ends the call with the status of `error`."""
@@ -144,7 +143,7 @@ class _Call:
         else:
             log.error("request %s failed", self.request_id, exc_info=error)
             status = errors.internal_status(self.request_id)
-        self.code = _CODES[status.code]
+        self.code = errors.CODES[status.code]
         # Whoever keeps the error would keep the photograph with it: an error and its traceback are garbage that counts
         # few objects, and collected late.
         traceback.clear_frames(error.__traceback__)

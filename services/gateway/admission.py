@@ -12,16 +12,10 @@ from services.core.metrics import REFUSED
 class Admission:
     """Permits for `what`, in the plural; who finds none is refused at once instead of waiting behind others."""
 
-    def __init__(self, permits: int, what: str = "requests", retry_after_s: float = 1.0) -> None:
+    def __init__(self, permits: int, what: str) -> None:
         self._permits = permits
         self._what = what
-        self._retry_after_s = retry_after_s
         self._taken = 0
-
-    @property
-    def taken(self) -> int:
-        """The requests that hold a permit."""
-        return self._taken
 
     @contextmanager
     def permit(self) -> Iterator[None]:
@@ -34,7 +28,7 @@ class Admission:
             REFUSED.labels("gateway").inc()
             raise Overloaded(
                 f"The gateway is answering {self._permits} {self._what}, as many as it may; try again in a moment.",
-                retry_after_s=self._retry_after_s,
+                retry_after_s=1.0,
             )
         self._taken += 1
         try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -23,10 +24,9 @@ from services.core.errors import (
     MondrianError,
     QueuedTooLong,
     reason_of,
-    retry_delay_s,
     rpc_status_of,
-    to_rpc_status,
 )
+from services.core.pages import MAX_PAGE_SIZE
 from services.core.tokens import Metadata
 from services.gateway.access import Access
 from services.gateway.modes import CRITIQUE, REFERENCES, SCORES, Part
@@ -134,18 +134,16 @@ def _varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def retry_after_s(error: MondrianError) -> float | None:
-    """Returns the seconds after which a failure's RetryInfo says to try again; None without one."""
-    return retry_delay_s(to_rpc_status(error))
-
-
 class Backend:
     """One service: its channel, and the failures of its calls in words."""
 
     service: str
+    """The full name of its gRPC service."""
+    part: Part
+    """What it answers with."""
 
-    def __init__(self, part: Part, address: str, connect_s: float, access: Access) -> None:
-        self.name = NAMES[part]
+    def __init__(self, address: str, connect_s: float, access: Access) -> None:
+        self.name = NAMES[self.part]
         self.address = target(address)
         self._options = backend_options(service_config(self.service), connect_s)
         self._access = access
@@ -168,14 +166,37 @@ class Backend:
         """Closes the channel; calls in flight are cancelled."""
         await self.channel.close()
 
-    def _unary(
+    async def _call(
         self, method: str, request: bytes | Message, response: type[R], timeout: float, metadata: Metadata
-    ) -> grpc.aio.UnaryUnaryCall[Any, R | DecodeError]:
-        """Begins a call of a unary method; its answer is an error where it is no message."""
+    ) -> R:
+        """Returns the answer of a unary method.
+
+        Raises:
+            MondrianError: the call failed, or its answer is no `response`.
+        """
         # Made for each call, which takes microseconds: the channel may have been renewed since the last.
         begin: grpc.aio.UnaryUnaryMultiCallable[Any, R | DecodeError]
         begin = self.channel.unary_unary(f"/{self.service}/{method}", _wire, _reading(response))
-        return begin(request, timeout=timeout, metadata=(*metadata, *self._access.metadata(), *telemetry.context()))
+        try:
+            answer = self._readable(await begin(request, timeout=timeout, metadata=self._carried(metadata)))
+        except grpc.aio.AioRpcError as error:
+            raise self._failure(error, timeout) from error
+        except asyncio.CancelledError as error:
+            raise self._cancelled(error) from None
+        self._reached(True)
+        return answer
+
+    async def _pages(self, method: str, request: Any, response: type[R], timeout: float, metadata: Metadata) -> list[R]:
+        """Returns every page of a listing, within `timeout` seconds."""
+        until = time.monotonic() + timeout
+        request.page_size = MAX_PAGE_SIZE
+        pages: list[R] = []
+        while True:
+            page: Any = await self._call(method, request, response, until - time.monotonic(), metadata)
+            pages.append(page)
+            if not page.next_page_token:
+                return pages
+            request.page_token = page.next_page_token
 
     def _streamed(
         self, method: str, request: bytes | Message, response: type[R], timeout: float, metadata: Metadata
@@ -183,17 +204,11 @@ class Backend:
         """Begins a call of a method that answers with a stream, in which an error is what is no message."""
         begin: grpc.aio.UnaryStreamMultiCallable[Any, R | DecodeError]
         begin = self.channel.unary_stream(f"/{self.service}/{method}", _wire, _reading(response))
-        return begin(request, timeout=timeout, metadata=(*metadata, *self._access.metadata(), *telemetry.context()))
+        return begin(request, timeout=timeout, metadata=self._carried(metadata))
 
-    async def _answer(self, call: Awaitable[R | DecodeError], timeout: float) -> R:
-        try:
-            answer = self._readable(await call)
-        except grpc.aio.AioRpcError as error:
-            raise self._failure(error, timeout) from error
-        except asyncio.CancelledError as error:
-            raise self._cancelled(error) from None
-        self._reached(True)
-        return answer
+    def _carried(self, metadata: Metadata) -> Metadata:
+        """Returns what a call carries beside what its caller gives it: the gateway's token, and the trace."""
+        return (*metadata, *self._access.metadata(), *telemetry.context())
 
     def _cancelled(self, error: asyncio.CancelledError) -> BaseException:
         """Returns what a cancelled call becomes: the error itself where its caller leaves, and a failure where the

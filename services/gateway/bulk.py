@@ -10,10 +10,9 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 from mondrian.gateway.v1 import gateway_pb2
-from mondrian.types.v1 import types_pb2
 
 from services.core.byte_budget import ByteBudget
-from services.core.errors import Draining, InvalidArgument, MondrianError, internal_status, reason_of, status_of
+from services.core.errors import Draining, InvalidArgument, MondrianError, in_contract, internal_status, status_of
 from services.gateway.modes import MAX_KEY_CHARS
 
 log = logging.getLogger("mondrian.gateway")
@@ -115,6 +114,5 @@ class Bulk:
             # One item's fault ends that item, not the thousands around it.
             request_id = uuid.uuid4().hex
             log.exception("an item of a batch failed under request id %s", request_id)
-            status = internal_status(request_id)
-            fault = types_pb2.Status(code=status.code, reason=reason_of(status), message=status.message)
+            fault = in_contract(internal_status(request_id))
             return gateway_pb2.AnalyzeBatchResponse(key=key, status=fault)

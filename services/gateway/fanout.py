@@ -20,7 +20,7 @@ from services.core import telemetry
 from services.core.errors import EngineStopped, MondrianError, QueuedTooLong, code_of, status_of
 from services.core.tokens import Metadata
 from services.gateway import summary
-from services.gateway.backend import NAMES, retry_after_s
+from services.gateway.backend import NAMES
 from services.gateway.clients import CriticClient, EmbedderClient, ScorerClient
 from services.gateway.directory import Directory, advisor_not_found
 from services.gateway.metrics import MODE_SECONDS, PART_SECONDS
@@ -178,7 +178,7 @@ class Analysis:
             try:
                 return await calls[part](left)
             except MondrianError as error:
-                delay = retry_after_s(error) if self.patient and error.reason == "OVERLOADED" else None
+                delay = error.retry_after_s if self.patient and error.reason == "OVERLOADED" else None
                 if delay is None or time.monotonic() + delay >= until:
                     raise
                 # Spread, so that those who were refused together do not come back together.

@@ -37,7 +37,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self._backends = backends
         self._directory = directory
         self._settings = settings
-        self._admission = Admission(settings.max_in_flight)
+        self._admission = Admission(settings.max_in_flight, "requests")
         self._leaving = asyncio.Event()
         self._batches = Admission(settings.max_batches, "batches")
         self._bulk_permits = asyncio.Semaphore(settings.max_batch_in_flight)

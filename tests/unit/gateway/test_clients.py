@@ -17,9 +17,9 @@ from mondrian.embedder.v1 import embedder_pb2
 from mondrian.scorer.v1 import scorer_pb2, scorer_pb2_grpc
 from mondrian.types.v1 import types_pb2
 
-from services.core.errors import BackendUnavailable, DeviceMemory, InvalidArgument, Overloaded
+from services.core.errors import BackendUnavailable, DeviceMemory, Forwarded, Overloaded, to_rpc_status
 from services.gateway.access import Access
-from services.gateway.backend import backend_options, retry_after_s, serialized, service_config, target
+from services.gateway.backend import backend_options, serialized, service_config, target
 from services.gateway.clients import CriticClient, ScorerClient
 from services.gateway.settings import GatewaySettings
 from tests.fakes.backends import PHOTOGRAPH, FakeCritic, FakeScorer
@@ -118,10 +118,10 @@ async def test_a_replica_that_only_fails_is_left_out() -> None:
             await until(lambda codes: codes == {grpc.StatusCode.OK})
 
 
-def test_retry_after_is_read_from_the_details() -> None:
-    assert retry_after_s(Overloaded("Full.", retry_after_s=0.25)) == 0.25
-    assert retry_after_s(Overloaded("Full.")) is None
-    assert retry_after_s(InvalidArgument("No.", field="mode")) is None
+@pytest.mark.parametrize("delay", [0.25, None])
+def test_what_is_passed_on_says_when_to_try_again_as_its_sender_did(delay: float | None) -> None:
+    sent = to_rpc_status(Overloaded("Full.", retry_after_s=delay))
+    assert Forwarded(sent).retry_after_s == delay
 
 
 async def test_a_call_that_outlasts_its_channel_fails_as_one_that_did_not_get_through() -> None:

@@ -46,6 +46,7 @@ from tests.bench.references import measure_references
 from tests.bench.served import measure_full, measure_served
 from tests.fakes.open_clip_folder import VIT_B_32, write_folder
 from tests.load.__main__ import drawn
+from tests.pictures import encoded
 
 BATCH = 32
 
@@ -63,13 +64,13 @@ def measure_decode(clip: ClipEncoder, rounds: int) -> dict[str, Figures]:
     eye = Image.fromarray(skimage.data.retina())
     figures = {}
     for name, content in {
-        "JPEG 2 MP, of an eye": _file(eye, "JPEG", quality=90),
-        "JPEG 12 MP, of the eye enlarged": _file(_enlarged(eye, 12), "JPEG", quality=90),
-        "JPEG 48 MP, of the eye enlarged": _file(_enlarged(eye, 48), "JPEG", quality=90),
+        "JPEG 2 MP, of an eye": encoded(eye, "JPEG", quality=90),
+        "JPEG 12 MP, of the eye enlarged": encoded(_enlarged(eye, 12), "JPEG", quality=90),
+        "JPEG 48 MP, of the eye enlarged": encoded(_enlarged(eye, 48), "JPEG", quality=90),
         "JPEG 0.7 MP, noise": drawn(0.7, 1),
         "JPEG 12 MP, noise": drawn(12, 2),
         "JPEG 48 MP, noise": drawn(48, 3),
-        "PNG 2 MP, of the eye": _file(eye, "PNG"),
+        "PNG 2 MP, of the eye": encoded(eye, "PNG"),
     }.items():
 
         def stock(content: bytes = content) -> Any:
@@ -149,12 +150,6 @@ async def measure_known(encoder: Encoder, calls: int) -> dict[str, Figures]:
 def _enlarged(image: Image.Image, megapixels: float) -> Image.Image:
     scale = (megapixels * 1e6 / (image.width * image.height)) ** 0.5
     return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-
-
-def _file(image: Image.Image, form: str, **options: Any) -> bytes:
-    out = io.BytesIO()
-    image.save(out, form, **options)
-    return out.getvalue()
 
 
 def main() -> None:

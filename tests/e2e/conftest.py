@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,10 @@ import pytest
 import skimage.data
 from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from mondrian.types.v1 import types_pb2
-from PIL import Image
 
 from services.core.channels import channel_options
 from tests.fakes.collector import Collector, collector
+from tests.pictures import encoded
 from tests.processes import ServiceProcess
 from tests.system import ADVISOR, whole_system
 
@@ -37,9 +36,7 @@ class Running:
 
 def photograph() -> bytes:
     """Returns a real photograph as a JPEG: a cup of coffee, 600 x 400."""
-    out = io.BytesIO()
-    Image.fromarray(skimage.data.coffee()).save(out, "JPEG", quality=92)
-    return out.getvalue()
+    return encoded(skimage.data.coffee(), "JPEG", quality=92)
 
 
 @pytest.fixture(scope="session")

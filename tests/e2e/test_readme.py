@@ -19,10 +19,10 @@ from PIL import Image
 
 from services.core.settings import MINI_DIR
 from tests.e2e.conftest import Running
+from tests.pictures import picture
 from tests.processes import child_environment
 from tests.readme.tables import README, filled
 from tests.system import START_S
-from tests.unit.scorer.pictures import smooth
 
 ROOT: Final = README.parent
 TEXT: Final = README.read_text()
@@ -167,7 +167,7 @@ def test_heads_are_fitted_on_ratings(running: Running, folder: Path) -> None:
     (folder / "photos").mkdir()
     lines = table.splitlines()[:1]
     for number in range(100):
-        image = smooth(number)
+        image = picture(number)
         image.save(folder / "photos" / f"{number}.png")
         lines.append(f"{number}.png,,{np.asarray(image)[..., 0].mean()},")
     (folder / "ratings.csv").write_text("\n".join(lines))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import Final
 
 import numpy as np
@@ -10,7 +9,8 @@ from mondrian.critic.v1 import critic_pb2
 from mondrian.gateway.v1 import gateway_pb2
 from mondrian.scorer.v1 import scorer_pb2
 from mondrian.types.v1 import types_pb2
-from PIL import Image
+
+from tests.pictures import encoded
 
 DIMENSIONS: Final = tuple(value for value in types_pb2.Dimension.values() if value)
 SCORES: Final = (7.2, 4.1, 8.0, 6.4, 6.6, 5.0, 7.4, 6.0)
@@ -29,15 +29,13 @@ SECTIONS: Final = critic_pb2.Sections(
 )
 
 
-def picture(width: int = 96, height: int = 64, fmt: str = "JPEG") -> bytes:
+def picture(width: int = 96, height: int = 64) -> bytes:
     """Returns an encoded picture: a dark ridge under a bright sky."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     sky = 120 + 110 * (1 - y / height)
     ridge = y > height * (0.62 + 0.12 * np.sin(x / width * 7))
     grey = np.where(ridge, 40 + 20 * x / width, sky)
-    buffer = io.BytesIO()
-    Image.fromarray(np.stack([grey, grey * 0.97, grey * 0.92], -1).astype(np.uint8)).save(buffer, fmt)
-    return buffer.getvalue()
+    return encoded(np.stack([grey, grey * 0.97, grey * 0.92], -1).astype(np.uint8), "JPEG")
 
 
 def answer(advisor: str = "ansel", *, thumbnails: bool = True) -> gateway_pb2.AnalyzeResponse:

@@ -12,7 +12,8 @@ from services.scorer import photographs
 from services.scorer.calibration import Calibration
 from services.scorer.dimensions import NAMES
 from services.scorer.scoring import Scorer
-from tests.unit.scorer.pictures import COLOURFUL, encoded, photograph
+from tests.pictures import encoded
+from tests.unit.scorer.pictures import COLOURFUL, photograph
 
 PATH = Path(__file__).with_name("scorer.json")
 

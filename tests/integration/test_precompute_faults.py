@@ -13,7 +13,7 @@ import pytest
 from services.core.releases import ReleaseStore, collect, rollback
 from services.embedder import precompute
 from tests.fakes.encoder import FakeEncoder
-from tests.unit.embedder.pictures import advisor_folder
+from tests.pictures import advisor_folder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -29,7 +29,8 @@ from services.scorer.precomputation import precompute
 from services.scorer.scoring import Picture, Scorer, Scores
 from services.scorer.settings import ScorerSettings
 from tests.integration.fields import field_of
-from tests.unit.scorer.pictures import advisor_folder, encoded, photograph, smooth
+from tests.pictures import advisor_folder, encoded, picture
+from tests.unit.scorer.pictures import photograph
 
 Code = grpc.StatusCode
 
@@ -135,17 +136,17 @@ async def test_the_profile(service: Service) -> None:
     answer = await service.profile("ansel")
     assert (answer.advisor, answer.count, len(answer.dimensions)) == ("ansel", 12, 8)
     assert answer.scorer == service.scorer.id
-    scored = await service.score(encoded(smooth(40)), "ansel")
+    scored = await service.score(encoded(picture(40)), "ansel")
     for profile, one in zip(answer.dimensions, scored.dimensions, strict=True):
         assert profile.dimension == one.dimension
         assert json_format.MessageToDict(profile.distribution) == json_format.MessageToDict(one.comparison.reference)
 
 
 async def test_a_reference_is_known_and_not_its_own_example(service: Service) -> None:
-    content = encoded(smooth(3))
+    content = encoded(picture(3))
     answer = await service.score(content, "ansel")
     assert answer.timings.compute_ms == 0
-    fresh = await service.score(encoded(smooth(3), optimize=True), "ansel")
+    fresh = await service.score(encoded(picture(3), optimize=True), "ansel")
     assert fresh.timings.compute_ms > 0
     for known, computed in zip(answer.dimensions, fresh.dimensions, strict=True):
         assert known.score == pytest.approx(computed.score, abs=1e-3)
@@ -153,7 +154,7 @@ async def test_a_reference_is_known_and_not_its_own_example(service: Service) ->
 
 
 async def test_a_photograph_sent_again_is_not_measured_again(service: Service) -> None:
-    content = encoded(smooth(50))
+    content = encoded(picture(50))
     first = await service.score(content, "ansel")
     second = await service.score(content, "ansel")
     assert first.timings.compute_ms > 0
@@ -177,7 +178,7 @@ async def test_equal_photographs_that_come_at_once_are_measured_once(
             return measure(pictures)
 
         monkeypatch.setattr(engine.scorer, "score", counted)
-        content = encoded(smooth(55))
+        content = encoded(picture(55))
         # More callers than permits: equal photographs share one.
         callers = [engine.photograph(content, deadline=None) for _ in range(4)]
         answers = await asyncio.gather(*callers)
@@ -186,11 +187,13 @@ async def test_equal_photographs_that_come_at_once_are_measured_once(
 
 
 async def test_each_caller_gets_its_own_scores(service: Service) -> None:
-    contents = [encoded(smooth(100 + seed, size)) for seed, size in enumerate([(96, 64), (64, 96), (96, 64), (90, 90)])]
+    contents = [
+        encoded(picture(100 + seed, size)) for seed, size in enumerate([(96, 64), (64, 96), (96, 64), (90, 90)])
+    ]
     answers = await asyncio.gather(*(service.score(content) for content in contents))
     for content_seed, answer in enumerate(answers):
         size = [(96, 64), (64, 96), (96, 64), (90, 90)][content_seed]
-        (alone,) = service.scorer.score([Picture.of(smooth(100 + content_seed, size))])
+        (alone,) = service.scorer.score([Picture.of(picture(100 + content_seed, size))])
         assert [one.score for one in answer.dimensions] == pytest.approx(list(alone.values), abs=1e-3)
 
 
@@ -203,13 +206,13 @@ async def test_what_is_no_photograph_is_refused(service: Service) -> None:
 
 
 async def test_advisors_that_are_not_there(service: Service) -> None:
-    error = await _refused(service.score(encoded(smooth(1)), "weston"), Code.NOT_FOUND, "ADVISOR_NOT_FOUND")
+    error = await _refused(service.score(encoded(picture(1)), "weston"), Code.NOT_FOUND, "ADVISOR_NOT_FOUND")
     assert "there are: ansel, okeefe" in str(error.details())
     await _refused(service.profile("weston"), Code.NOT_FOUND, "ADVISOR_NOT_FOUND")
 
 
 async def test_an_advisor_that_can_be_none_is_refused_as_the_field_at_fault(service: Service) -> None:
-    photo = encoded(smooth(1))
+    photo = encoded(picture(1))
     for call in (service.score(photo, "../x"), service.profile("An Sel"), service.profile("")):
         error = await _refused(call, Code.INVALID_ARGUMENT, "INVALID_ARGUMENT")
         assert field_of(error) == "advisor"
@@ -224,12 +227,12 @@ async def test_few_references_make_no_claims(service: Service) -> None:
 async def test_before_the_first_release(tmp_path: Path) -> None:
     service = Service(tmp_path)
     async with service.serve():
-        await _refused(service.score(encoded(smooth(1)), "ansel"), Code.UNAVAILABLE, "NO_RELEASE")
+        await _refused(service.score(encoded(picture(1)), "ansel"), Code.UNAVAILABLE, "NO_RELEASE")
         await _refused(service.profile("ansel"), Code.UNAVAILABLE, "NO_RELEASE")
-        assert len((await service.score(encoded(smooth(1)))).dimensions) == 8
+        assert len((await service.score(encoded(picture(1)))).dimensions) == 8
         release = service.precompute("ansel", range(3))
         assert await service.component.serving.refresh()
-        assert (await service.score(encoded(smooth(1)), "ansel")).release == release
+        assert (await service.score(encoded(picture(1)), "ansel")).release == release
 
 
 async def test_a_new_release_is_swapped_in_under_load(service: Service) -> None:
@@ -239,12 +242,12 @@ async def test_a_new_release_is_swapped_in_under_load(service: Service) -> None:
 
     async def keep_asking() -> None:
         while not done.is_set():
-            releases.append((await service.score(encoded(smooth(60)), "ansel")).release)
+            releases.append((await service.score(encoded(picture(60)), "ansel")).release)
 
     asking = asyncio.create_task(keep_asking())
     after = await asyncio.to_thread(service.precompute, "ansel", range(12, 15))
     assert await service.component.serving.refresh()
-    answer = await service.score(encoded(smooth(60)), "ansel")
+    answer = await service.score(encoded(picture(60)), "ansel")
     done.set()
     await asking
     assert answer.release == after
@@ -258,7 +261,7 @@ async def test_a_release_of_another_scorer_is_refused_and_the_old_one_stays(serv
     service.scorer = Scorer(Calibration(shipped.color + 1, shipped.monochrome, "other", 500))
     service.precompute("ansel", range(3))
     assert not await service.component.serving.refresh()
-    assert (await service.score(encoded(smooth(61)), "ansel")).release == before
+    assert (await service.score(encoded(picture(61)), "ansel")).release == before
 
 
 async def test_a_server_does_not_start_on_scores_that_do_not_compare(tmp_path: Path) -> None:
@@ -289,9 +292,9 @@ async def test_more_than_can_wait_is_refused_at_once(tmp_path: Path, monkeypatch
             return measure(pictures)
 
         monkeypatch.setattr(service.component.serving.engine().scorer, "score", held)
-        first = asyncio.create_task(service.score(encoded(smooth(70))))
+        first = asyncio.create_task(service.score(encoded(picture(70))))
         await entered.wait()
-        others = [asyncio.create_task(service.score(encoded(smooth(seed)))) for seed in (71, 72)]
+        others = [asyncio.create_task(service.score(encoded(picture(seed)))) for seed in (71, 72)]
         # One of them takes the last permit; the other is refused while the first is still being measured.
         (refused,), (waiting,) = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
         await _refused(refused, Code.RESOURCE_EXHAUSTED, "OVERLOADED")
@@ -305,9 +308,9 @@ async def test_health_and_cancellation(service: Service) -> None:
         health = health_pb2_grpc.HealthStub(channel)
         answer = await health.Check(health_pb2.HealthCheckRequest(service=service.component.service_name), timeout=10)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
-    call = asyncio.create_task(service.score(encoded(smooth(80)), "ansel"))
+    call = asyncio.create_task(service.score(encoded(picture(80)), "ansel"))
     await asyncio.sleep(0)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    assert (await service.score(encoded(smooth(81)), "ansel")).dimensions
+    assert (await service.score(encoded(picture(81)), "ansel")).dimensions

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import io
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
 from mondrian.gateway.v1 import gateway_pb2
-from PIL import Image
 
 from tests.load.generator import Load, run
+from tests.pictures import encoded
 
 MODES = {name.removeprefix("MODE_").lower(): value for name, value in gateway_pb2.Mode.items() if value}
 
@@ -24,9 +23,7 @@ def drawn(megapixels: float, seed: int) -> bytes:
     width = round(height * 1.5)
     noise = np.random.default_rng(seed).normal(0, 20, (height, width, 3))
     gradient = np.linspace(40, 210, height)[:, None, None]
-    out = io.BytesIO()
-    Image.fromarray(np.clip(gradient + noise, 0, 255).astype(np.uint8)).save(out, "JPEG", quality=75)
-    return out.getvalue()
+    return encoded(np.clip(gradient + noise, 0, 255).astype(np.uint8), "JPEG", quality=75)
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ from services.core.releases import ReleaseStore
 from services.core.settings import available_cpus
 from services.embedder.precomputation import precompute
 from tests.fakes.encoder import FakeEncoder
-from tests.unit.embedder.pictures import advisor_folder
+from tests.pictures import advisor_folder
 
 OTHER_SPACE = "fake1111fake1111"
 

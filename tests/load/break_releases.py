@@ -29,7 +29,7 @@ from services.core.releases import ReleaseStore
 from services.embedder.catalogue import FILE_NAME, Catalogue
 from tests.fakes.encoder import FakeEncoder
 from tests.load.shop import ADVISORS, Broken, Shop, answers_of, flipped, require_sentence, vectors_of
-from tests.unit.embedder.pictures import advisor_folder
+from tests.pictures import advisor_folder
 
 
 def flips(shop: Shop, every: int = 1) -> int:

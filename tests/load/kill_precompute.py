@@ -31,7 +31,7 @@ from services.embedder.gathering import Source
 from services.embedder.references import load_references
 from services.embedder.work import Work
 from tests.fakes.encoder import FakeEncoder
-from tests.unit.embedder.pictures import advisor_folder, photograph
+from tests.pictures import advisor_folder, photograph
 
 
 @dataclass

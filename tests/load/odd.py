@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import random
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from mondrian.gateway.v1 import gateway_pb2
 from mondrian.scorer.v1 import scorer_pb2
 from PIL import Image
 
+from tests.pictures import encoded
 from tests.system import ADVISOR
 
 _FILES: Final = {
@@ -118,10 +118,8 @@ def _turned() -> Image.Exif:
 
 
 def _file(image: Image.Image, name: str, options: Mapping[str, Any]) -> bytes:
-    out = io.BytesIO()
     ending = name.rpartition(".")[2]
-    image.save(out, {"jpg": "JPEG", "tif": "TIFF"}.get(ending, ending.upper()), **options)
-    return out.getvalue()
+    return encoded(image, {"jpg": "JPEG", "tif": "TIFF"}.get(ending, ending.upper()), **options)
 
 
 class Maker:

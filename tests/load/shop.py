@@ -18,7 +18,7 @@ from services.embedder import precompute
 from services.embedder.encoder import Vector
 from services.embedder.references import References, load_references
 from tests.fakes.encoder import FakeEncoder
-from tests.unit.embedder.pictures import advisor_folder, photograph
+from tests.pictures import advisor_folder, photograph
 
 _CRASHED = 70
 ADVISORS = {"ansel": range(6), "okeefe": range(4, 9)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,14 @@ from services.critic.component import CriticComponent
 from services.critic.settings import CriticSettings
 from services.critic.slots import SlotEngine
 from tests.fakes.critic import photograph, random_adapter
+from tests.pictures import encoded
 
 in_one_loop = pytest.mark.asyncio(loop_scope="module")
 """Marks a test that runs in the event loop of its module, as the server does."""
 
 
 def jpeg(seed: int = 0, size: tuple[int, int] = (64, 48)) -> bytes:
-    buffer = io.BytesIO()
-    photograph(*size, seed).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
+    return encoded(photograph(*size, seed), "JPEG", quality=90)
 
 
 def settings_of(folder: Path, base: Base, adapters: Path) -> CriticSettings:

@@ -24,7 +24,7 @@ from services.embedder.component import EmbedderComponent
 from services.embedder.precomputation import precompute
 from services.embedder.settings import EmbedderSettings
 from tests.fakes.encoder import FakeEncoder
-from tests.unit.embedder.pictures import advisor_folder
+from tests.pictures import advisor_folder
 
 Code = grpc.StatusCode
 

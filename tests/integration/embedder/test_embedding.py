@@ -9,7 +9,7 @@ import pytest
 from mondrian.embedder.v1 import embedder_pb2
 
 from tests.integration.embedder.calls import Code, Service, image, refused
-from tests.unit.embedder.pictures import encoded, photograph, picture
+from tests.pictures import encoded, photograph, picture
 
 
 async def test_a_photograph_is_embedded_once(service: Service) -> None:

@@ -10,7 +10,7 @@ import pytest
 from mondrian.embedder.v1 import embedder_pb2
 
 from tests.integration.embedder.calls import Code, Service, image, refused
-from tests.unit.embedder.pictures import photograph
+from tests.pictures import photograph
 
 
 async def test_when_full_the_caller_is_told_to_come_back(service: Service) -> None:

@@ -22,7 +22,7 @@ from mondrian.embedder.v1 import embedder_pb2
 from services.core.channels import channel_options
 from services.core.server import RunningServer
 from tests.integration.embedder.calls import Code, Service, image, refused
-from tests.unit.embedder.pictures import encoded, photograph, picture
+from tests.pictures import encoded, photograph, picture
 
 NAME = "inference.GRPCInferenceService"
 

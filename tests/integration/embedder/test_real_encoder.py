@@ -16,7 +16,7 @@ from services.embedder.loading import load
 from services.embedder.settings import EmbedderSettings
 from tests.fakes.open_clip_folder import write_folder
 from tests.integration.embedder.calls import image
-from tests.unit.embedder.pictures import advisor_folder, encoded, picture
+from tests.pictures import advisor_folder, encoded, picture
 
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])

@@ -10,7 +10,7 @@ from mondrian.embedder.v1 import embedder_pb2
 from services.core.images import sha256
 from tests.integration.embedder.calls import Code, Service, image, refused
 from tests.integration.fields import field_of
-from tests.unit.embedder.pictures import photograph
+from tests.pictures import photograph
 
 
 async def test_advisors_come_in_pages(service: Service) -> None:

@@ -12,7 +12,7 @@ from services.core.images import sha256
 from services.core.releases import rollback
 from tests.fakes.encoder import FakeEncoder
 from tests.integration.embedder.calls import Code, Service, image, refused
-from tests.unit.embedder.pictures import photograph
+from tests.pictures import photograph
 
 
 async def test_before_the_first_release_only_embedding_works(tmp_path: Path) -> None:

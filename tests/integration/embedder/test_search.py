@@ -15,7 +15,7 @@ from mondrian.types.v1 import types_pb2
 
 from services.core.images import sha256
 from tests.integration.embedder.calls import Code, Service, image, refused
-from tests.unit.embedder.pictures import advisor_folder, photograph
+from tests.pictures import advisor_folder, photograph
 
 
 async def test_the_nearest_references_come_first_with_all_that_is_said_of_them(service: Service) -> None:
@@ -32,8 +32,8 @@ async def test_the_nearest_references_come_first_with_all_that_is_said_of_them(s
         "id": sha256(photograph(4)),
         "advisor": "ansel",
         "title": "004",
-        "width": 60,
-        "height": 40,
+        "width": 96,
+        "height": 64,
         "fileName": "004.png",
     }
     assert not first.reference.HasField("year")

@@ -15,7 +15,7 @@ from services.embedder.clip import ClipEncoder, load_encoder
 from services.embedder.encoder import encoder_id
 from services.embedder.settings import EmbedderSettings
 from tests.fakes.open_clip_folder import TINY, VIT_B_32, write_folder
-from tests.unit.embedder.pictures import picture
+from tests.pictures import picture
 
 
 def load(folder: Path, **overrides: object) -> ClipEncoder:

@@ -15,7 +15,7 @@ from services.embedder.encoder import Vector
 from services.embedder.engine import EmbeddingEngine
 from services.embedder.settings import EmbedderSettings
 from tests.fakes.encoder import FakeEncoder
-from tests.unit.embedder.pictures import photograph
+from tests.pictures import photograph
 
 
 class Setting:

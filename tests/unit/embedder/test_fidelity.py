@@ -17,8 +17,8 @@ from PIL import Image, ImageCms
 from services.embedder.clip import ClipEncoder, load_encoder
 from services.embedder.settings import EmbedderSettings
 from tests.fakes.open_clip_folder import write_folder
+from tests.pictures import encoded
 from tests.unit.core.images.pictures import TURNS
-from tests.unit.embedder.pictures import encoded
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from services.embedder.clip import ClipEncoder, load_encoder
 from services.embedder.loading import load
 from services.embedder.openvino_encoder import OpenVinoEncoder, load_openvino, space_of
 from services.embedder.settings import EmbedderSettings
-from tests.unit.embedder.pictures import picture
+from tests.pictures import picture
 
 
 def clip(dtype: str) -> ClipEncoder:

@@ -12,7 +12,7 @@ from services.embedder.encoder import Matrix, Vector
 from services.embedder.index import Hit
 from services.embedder.references import Neighbor, References
 from services.embedder.selection import Filter
-from tests.unit.embedder.pictures import photograph
+from tests.pictures import photograph
 from tests.unit.embedder.test_index import brute
 from tests.unit.embedder.test_precompute import Shelf
 

@@ -22,7 +22,7 @@ from services.embedder.precomputation import Outcome, precompute, sentences
 from services.embedder.references import References, load_references
 from tests.fakes.encoder import FakeEncoder
 from tests.load.add_one import OTHER_SPACE, series
-from tests.unit.embedder.pictures import advisor_folder, encoded, photograph, picture
+from tests.pictures import advisor_folder, encoded, photograph, picture
 
 
 class Shelf:
@@ -76,7 +76,7 @@ def test_every_photograph_is_found_by_its_own_embedding(shelf: Shelf) -> None:
         (nearest,) = references.nearest(shelf.embedding(photograph(seed)), 1, advisor="ansel")
         assert nearest.reference.entry.id == sha256(photograph(seed))
         assert nearest.reference.entry.about.file_name == f"{seed:03d}.png"
-        assert (nearest.reference.width, nearest.reference.height) == (60, 40)
+        assert (nearest.reference.width, nearest.reference.height) == (96, 64)
         assert nearest.similarity == pytest.approx(1.0, abs=1e-6)
     manifest = outcome.release.manifest
     assert manifest.space_id == shelf.encoder.space_id
@@ -305,7 +305,7 @@ def test_a_rotated_photograph_has_its_upright_size(shelf: Shelf) -> None:
     (references / "turned.jpg").write_bytes(encoded(picture(1), "JPEG", exif=exif))
     shelf.run("ansel")
     (record,) = shelf.references().catalogue.references_of(sha256((references / "turned.jpg").read_bytes()))
-    assert (record.width, record.height) == (40, 60)
+    assert (record.width, record.height) == (64, 96)
 
 
 # The command

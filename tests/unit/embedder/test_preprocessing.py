@@ -10,7 +10,7 @@ from services.core import torchvision_shim
 from services.core.errors import ConfigurationError, InvalidImage
 from services.embedder import preprocessing
 from services.embedder.preprocessing import Preprocessing
-from tests.unit.embedder.pictures import encoded, picture
+from tests.pictures import encoded, picture
 
 MEAN = (0.5, 0.4, 0.3)
 STD = (0.2, 0.3, 0.4)

@@ -14,7 +14,7 @@ from services.embedder.catalogue import Catalogue
 from services.embedder.precomputation import sentences
 from services.embedder.work import Work
 from tests.fakes.encoder import FakeEncoder
-from tests.unit.embedder.pictures import photograph
+from tests.pictures import photograph
 from tests.unit.embedder.test_precompute import Shelf
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import skimage.data
 from numpy.typing import NDArray
-from PIL import Image
 
 Pixels = NDArray[np.uint8]
 
@@ -26,13 +23,6 @@ def photograph(name: str) -> Pixels:
     pixels = np.ascontiguousarray(pixels[..., :3], dtype=np.uint8)
     pixels.flags.writeable = False
     return pixels
-
-
-def smooth(seed: int, size: tuple[int, int] = (96, 64)) -> Image.Image:
-    """Returns a smooth picture (width, height) that no other seed gives."""
-    generator = np.random.default_rng(seed)
-    coarse = Image.fromarray(generator.integers(0, 256, size=(5, 7, 3), dtype=np.uint8))
-    return coarse.resize(size, Image.Resampling.BICUBIC)
 
 
 def disc(
@@ -70,20 +60,3 @@ def grey_photograph() -> Pixels:
 def sepia_photograph() -> Pixels:
     """Returns the same photograph toned brown."""
     return np.asarray(np.clip(grey_photograph() * np.array([1.07, 0.85, 0.62]), 0, 255), np.uint8)
-
-
-def encoded(pixels: Pixels | Image.Image, form: str = "PNG", **options: object) -> bytes:
-    """Returns a file's bytes."""
-    buffer = io.BytesIO()
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
-
-
-def advisor_folder(path: Path, seeds: range) -> Path:
-    """Makes an advisor's folder with one picture a seed, named 000.png and so on, and returns it."""
-    references = path / "references"
-    references.mkdir(parents=True, exist_ok=True)
-    for seed in seeds:
-        (references / f"{seed:03d}.png").write_bytes(encoded(smooth(seed)))
-    return path

@@ -31,7 +31,7 @@ from services.scorer.ridge import spearman
 from services.scorer.scoring import Picture, Scorer, Scores
 from services.scorer.serving import load_scorer
 from services.scorer.settings import ScorerSettings
-from tests.unit.scorer.pictures import smooth
+from tests.pictures import picture
 
 CLIP = MINI_DIR / "models" / "clip"
 COUNT = 120
@@ -58,7 +58,7 @@ def _rated(folder: Path, **ratings: Rating) -> Path:
     folder.mkdir(exist_ok=True)
     lines = [f"file,{','.join(ratings)}"]
     for seed in range(COUNT):
-        image = smooth(seed)
+        image = picture(seed)
         image.save(folder / f"{seed:03d}.png")
         lines.append(f"{seed:03d}.png,{','.join(f'{rating(image, seed):.4f}' for rating in ratings.values())}")
     path = folder / "ratings.csv"
@@ -92,7 +92,7 @@ def scorer(learned: Learned, backbone: Backbone) -> Scorer:
 
 
 def _score(scorer: Scorer, seeds: range) -> list[Scores]:
-    return scorer.score([Picture.of(smooth(seed)) for seed in seeds])
+    return scorer.score([Picture.of(picture(seed)) for seed in seeds])
 
 
 def test_a_head_is_kept_where_the_ratings_prefer_it_and_nowhere_else(learned: Learned) -> None:
@@ -116,7 +116,7 @@ def test_clip_never_drives_focus(learned: Learned) -> None:
 
 def test_unseen_pictures_are_ordered_as_people_would(scorer: Scorer) -> None:
     unseen = range(500, 560)
-    truth = np.array([_warmth(smooth(seed), seed) for seed in unseen])
+    truth = np.array([_warmth(picture(seed), seed) for seed in unseen])
     alone = np.array([scores.values for scores in _score(Scorer(Calibration.load()), unseen)])
     blended = np.array([scores.values for scores in _score(scorer, unseen)])
     assert spearman(blended[:, COMPOSITION], truth) > 0.6 > spearman(alone[:, COMPOSITION], truth)
@@ -139,7 +139,7 @@ def test_a_monochrome_picture_is_not_asked_for_its_colours(learned: Learned, bac
     assert learned.prompts is not None
     asked = replace(learned.prompts, weight=np.full(len(NAMES), 0.25))
     scorer = Scorer(Calibration.load(), learned=replace(learned, heads=None, prompts=asked), backbone=backbone)
-    color, grey = scorer.score([Picture.of(smooth(3)), Picture.of(smooth(3).convert("L").convert("RGB"))])
+    color, grey = scorer.score([Picture.of(picture(3)), Picture.of(picture(3).convert("L").convert("RGB"))])
     assert color.dimensions[HARMONY].second is not None
     assert grey.dimensions[HARMONY].second is None
     assert grey.dimensions[COMPOSITION].second is not None

@@ -18,7 +18,7 @@ from services.scorer.precompute import run
 from services.scorer.profile import Profile
 from services.scorer.references import load_library
 from services.scorer.scoring import Picture, Scorer, Scores
-from tests.unit.scorer.pictures import advisor_folder, encoded, smooth
+from tests.pictures import advisor_folder, encoded, picture
 
 FOLDERS = {"ansel": range(3), "okeefe": range(3, 5), "jane": range(5, 7)}
 
@@ -112,7 +112,7 @@ def test_a_run_for_another_advisor_keeps_what_an_interrupted_one_has_finished(tm
 def test_files_that_cannot_be_used_are_named_with_a_reason(tmp_path: Path) -> None:
     folder = advisor_folder(tmp_path / "ansel", range(3))
     references = folder / "references"
-    (references / "broken.jpg").write_bytes(encoded(smooth(9), "JPEG")[:300])
+    (references / "broken.jpg").write_bytes(encoded(picture(9), "JPEG")[:300])
     (references / "empty.png").write_bytes(b"")
     with (references / "large.png").open("wb") as file:
         file.truncate(300 << 20)

@@ -11,11 +11,12 @@ from services.scorer.calibration import Calibration
 from services.scorer.references import Library, reference_from_json, reference_to_json, scores_to_json
 from services.scorer.scoring import Picture, Scorer
 from services.scorer.work import Work
-from tests.unit.scorer import making, pictures
+from tests.pictures import picture
+from tests.unit.scorer import making
 
 
 def test_a_reference_survives_its_line() -> None:
-    (measured,) = Scorer(Calibration.load()).score([Picture.of(pictures.smooth(3))])
+    (measured,) = Scorer(Calibration.load()).score([Picture.of(picture(3))])
     was = making.reference(1, measured, best_for=["lighting"])
     line = reference_to_json(was)
     assert "\n" not in line

@@ -20,8 +20,9 @@ from services.scorer.evaluate import main
 from services.scorer.perturb import LOWERING
 from services.scorer.scoring import Scorer
 from services.scorer.trials import Figures, Subject, separation
+from tests.pictures import encoded, picture
 from tests.unit.scorer import making
-from tests.unit.scorer.pictures import COLOURFUL, encoded, photograph, smooth
+from tests.unit.scorer.pictures import COLOURFUL, photograph
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_the_command_prints_figures_and_says_what_it_could_not_measure(
     folder = tmp_path / "photos"
     folder.mkdir()
     Image.fromarray(photograph("chelsea")).resize((192, 128)).save(folder / "cat.png")
-    (folder / "broken.jpg").write_bytes(encoded(smooth(1), "JPEG")[:200])
+    (folder / "broken.jpg").write_bytes(encoded(picture(1), "JPEG")[:200])
     outline = "0.26,0.23 0.78,0.23 0.78,0.78 0.26,0.78"
     (tmp_path / "labels.csv").write_text(f'file,level,depth,subject\ncat.png,1,object,"{outline}"\n')
     target = tmp_path / "figures.json"
@@ -118,7 +119,7 @@ def test_the_command_prints_figures_and_says_what_it_could_not_measure(
 
 @pytest.mark.parametrize("outline", ["mask.png", "0.1,0.2,0.3 0.4,0.5", "0.5"])
 def test_an_outline_that_is_none_is_named(outline: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    smooth(1).save(tmp_path / "one.png")
+    picture(1).save(tmp_path / "one.png")
     (tmp_path / "labels.csv").write_text(f'file,level,depth,subject\none.png,,,"{outline}"\n')
     assert main(["--photos", str(tmp_path), "--labels", str(tmp_path / "labels.csv")]) == 2
     assert "is no outline: give corners as x,y in shares of the frame." in capsys.readouterr().err

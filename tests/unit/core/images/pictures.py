@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 
@@ -12,6 +11,7 @@ from PIL import Image
 
 from services.core import images
 from services.core.errors import InvalidImage
+from tests.pictures import encoded
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -32,12 +32,6 @@ def gradient(width: int = 64, height: int = 48) -> Image.Image:
     return Image.fromarray(np.stack([x, y, np.full_like(x, 40)], -1).astype(np.uint8))
 
 
-def saved(image: Image.Image, fmt: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, fmt, **options)
-    return buffer.getvalue()
-
-
 def png_header(width: int, height: int) -> bytes:
     """A PNG that names a size and brings hardly any pixels."""
 
@@ -50,7 +44,7 @@ def png_header(width: int, height: int) -> bytes:
 
 def jpeg_naming(width: int, height: int, **options: object) -> bytes:
     """A JPEG of a few pixels whose header names another size."""
-    content = saved(gradient(), "JPEG", **options)
+    content = encoded(gradient(), "JPEG", **options)
     marker = content.index(b"\xff\xc2" if options.get("progressive") else b"\xff\xc0")
     return content[: marker + 5] + struct.pack(">HH", height, width) + content[marker + 9 :]
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from services.core import images
 from services.core.errors import InvalidImage
+from tests.pictures import encoded
 from tests.unit.core.images.pictures import (
     gradient,
     jpeg_naming,
@@ -22,7 +23,6 @@ from tests.unit.core.images.pictures import (
     jpeg_of_scans,
     png_header,
     reason_of,
-    saved,
     tiled_tiff,
 )
 
@@ -49,23 +49,23 @@ def test_names_what_is_not_a_photograph(content: bytes, word: str) -> None:
 
 
 def test_refuses_formats_beyond_the_list() -> None:
-    assert reason_of(saved(gradient(), "PPM")) == "IMAGE_UNDECODABLE"
-    assert reason_of(saved(gradient(), "TGA")) == "IMAGE_UNDECODABLE"
-    assert reason_of(saved(gradient(), "PDF")) == "IMAGE_UNDECODABLE"
+    assert reason_of(encoded(gradient(), "PPM")) == "IMAGE_UNDECODABLE"
+    assert reason_of(encoded(gradient(), "TGA")) == "IMAGE_UNDECODABLE"
+    assert reason_of(encoded(gradient(), "PDF")) == "IMAGE_UNDECODABLE"
 
 
 @pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"])
 @pytest.mark.parametrize("share", [0.03, 0.3, 0.5, 0.9])
 def test_names_a_truncated_file(fmt: str, share: float) -> None:
     noise = Image.fromarray(np.random.default_rng(7).integers(0, 256, (96, 128, 3), np.uint8))
-    content = saved(noise, fmt)
+    content = encoded(noise, fmt)
     assert reason_of(content[: int(len(content) * share)]) == "IMAGE_TRUNCATED"
 
 
 def test_names_a_truncated_progressive_and_a_scaled_jpeg() -> None:
-    content = saved(gradient(800, 600), "JPEG", progressive=True)
+    content = encoded(gradient(800, 600), "JPEG", progressive=True)
     assert reason_of(content[: len(content) // 2]) == "IMAGE_TRUNCATED"
-    assert reason_of(saved(gradient(800, 600), "JPEG")[:2000], short_side=100) == "IMAGE_TRUNCATED"
+    assert reason_of(encoded(gradient(800, 600), "JPEG")[:2000], short_side=100) == "IMAGE_TRUNCATED"
 
 
 def test_refuses_bombs_from_the_header() -> None:
@@ -74,7 +74,7 @@ def test_refuses_bombs_from_the_header() -> None:
     assert reason_of(jpeg_naming(60_000, 60_000), short_side=672) == "IMAGE_TOO_LARGE"
     assert reason_of(png_header(30_001, 2)) == "IMAGE_TOO_LARGE"
     assert reason_of(png_header(2**31 - 1, 2**31 - 1)) == "IMAGE_TOO_LARGE"
-    assert reason_of(saved(Image.new("1", (12_000, 12_000)), "TIFF", compression="group4")) == "IMAGE_TOO_LARGE"
+    assert reason_of(encoded(Image.new("1", (12_000, 12_000)), "TIFF", compression="group4")) == "IMAGE_TOO_LARGE"
 
 
 def test_refuses_a_tile_that_is_larger_than_its_picture_may_be() -> None:
@@ -87,13 +87,13 @@ def test_refuses_a_tile_that_is_larger_than_its_picture_may_be() -> None:
 def test_counts_what_decoding_holds_in_memory() -> None:
     # Within the header's limit, beyond the memory's unless read at a reduced scale.
     limits = images.ImageLimits(max_pixels=2_000_000, max_decoded_pixels=1_000_000)
-    baseline = saved(gradient(1500, 1000), "JPEG")
+    baseline = encoded(gradient(1500, 1000), "JPEG")
     assert reason_of(baseline, limits=limits) == "IMAGE_TOO_LARGE"
     assert images.decode(baseline, short_side=300, limits=limits).size == (750, 500)
-    assert reason_of(saved(gradient(1500, 1000), "JPEG", progressive=True), short_side=300, limits=limits) == (
+    assert reason_of(encoded(gradient(1500, 1000), "JPEG", progressive=True), short_side=300, limits=limits) == (
         "IMAGE_TOO_LARGE"
     )
-    assert reason_of(saved(gradient(1500, 1000), "PNG"), short_side=300, limits=limits) == "IMAGE_TOO_LARGE"
+    assert reason_of(encoded(gradient(1500, 1000), "PNG"), short_side=300, limits=limits) == "IMAGE_TOO_LARGE"
 
 
 def test_counts_a_jpeg_of_several_scans_whole() -> None:
@@ -109,7 +109,7 @@ def test_refuses_a_jpeg_that_goes_over_its_pixels_without_end() -> None:
     assert reason_of(jpeg_of_scans(8000, 8000, 101)) == "IMAGE_TOO_LARGE"
     assert reason_of(jpeg_of_scans(8000, 8000, 101), short_side=300) == "IMAGE_TOO_LARGE"
     limits = images.ImageLimits(max_scanned_pixels=64 * 48)
-    assert images.decode(saved(gradient(), "JPEG"), limits=limits).size == (64, 48)
+    assert images.decode(encoded(gradient(), "JPEG"), limits=limits).size == (64, 48)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_refuses_a_jpeg_that_goes_over_its_pixels_without_end() -> None:
     ],
 )
 def test_refuses_a_header_in_pieces_without_end(fmt: str, after: int, piece: bytes) -> None:
-    content = saved(Image.effect_noise((64, 48), 64), fmt)
+    content = encoded(Image.effect_noise((64, 48), 64), fmt)
     few, many = (content[:after] + piece * times + content[after:] for times in (100, 20_000))
     assert images.decode(few).size == (64, 48)
     assert reason_of(many) == "IMAGE_UNDECODABLE"
@@ -131,7 +131,7 @@ def test_refuses_a_header_in_pieces_without_end(fmt: str, after: int, piece: byt
 def test_refuses_no_pixels() -> None:
     assert reason_of(png_header(0, 0)) == "IMAGE_UNDECODABLE"
     assert reason_of(jpeg_naming(0, 0)) == "IMAGE_UNDECODABLE"
-    gif = bytearray(saved(Image.new("P", (1, 1)), "GIF"))
+    gif = bytearray(encoded(Image.new("P", (1, 1)), "GIF"))
     gif[6:10] = b"\0\0\0\0"
     with pytest.raises(InvalidImage):
         images.decode(bytes(gif[:13]) + b";")
@@ -156,7 +156,7 @@ def test_reads_no_file_beyond_the_limits_into_memory(tmp_path: Path) -> None:
 
 
 def test_limits_are_inclusive() -> None:
-    content = saved(gradient(40, 30), "PNG")
+    content = encoded(gradient(40, 30), "PNG")
     exact = images.ImageLimits(max_bytes=len(content), max_pixels=1200, max_side=40, max_decoded_pixels=1200)
     assert images.decode(content, limits=exact).size == (40, 30)
 
@@ -165,7 +165,7 @@ def test_limits_are_inclusive() -> None:
 @settings(max_examples=150, deadline=None)
 def test_a_damaged_file_gives_pixels_or_one_sentence(seed: int, fmt: str) -> None:
     rng = np.random.default_rng(seed)
-    content = bytearray(saved(gradient(), fmt))
+    content = bytearray(encoded(gradient(), fmt))
     for position in rng.integers(0, len(content), rng.integers(1, 12)):
         content[position] = rng.integers(0, 256)
     with warnings.catch_warnings():
@@ -179,12 +179,12 @@ def test_a_damaged_file_gives_pixels_or_one_sentence(seed: int, fmt: str) -> Non
 
 def test_nothing_is_printed_for_bad_files(tmp_path: Path) -> None:
     exif = b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01\x03\0"
-    tiff = saved(gradient(), "TIFF", compression="tiff_lzw")
+    tiff = encoded(gradient(), "TIFF", compression="tiff_lzw")
     files = {
-        "exif": saved(gradient(), "JPEG", exif=exif),
+        "exif": encoded(gradient(), "JPEG", exif=exif),
         "cut.tif": tiff[: len(tiff) // 2],
         "bomb": png_header(60_000, 60_000),
-        "large": saved(Image.new("1", (9_900, 9_900)), "TIFF", compression="group4"),
+        "large": encoded(Image.new("1", (9_900, 9_900)), "TIFF", compression="group4"),
         "avif": b"\0\0\0\x18ftypavif\0\0\0\0mif1",
     }
     for name, content in files.items():

@@ -13,7 +13,8 @@ from PIL import Image
 
 from services.core import images, pixels
 from services.core.errors import InvalidImage
-from tests.unit.core.images.pictures import gradient, saved
+from tests.pictures import encoded
+from tests.unit.core.images.pictures import gradient
 
 # Not resource's ru_maxrss, which a new process takes over from the one that started it.
 DECODED: Final = """
@@ -38,7 +39,7 @@ def decoded_alone(path: Path) -> tuple[int, list[int], int]:
 def test_a_large_jpeg_takes_the_memory_of_what_is_kept_of_it(tmp_path: Path) -> None:
     """48 million pixels are 192 MB whole; at an eighth of the size they are 3."""
     path = tmp_path / "large.jpg"
-    path.write_bytes(saved(Image.linear_gradient("L").convert("RGB").resize((8485, 5657)), "JPEG"))
+    path.write_bytes(encoded(Image.linear_gradient("L").convert("RGB").resize((8485, 5657)), "JPEG"))
     height, _, kilobytes = decoded_alone(path)
     assert height == 708
     assert kilobytes < 20_000
@@ -47,7 +48,7 @@ def test_a_large_jpeg_takes_the_memory_of_what_is_kept_of_it(tmp_path: Path) -> 
 def test_what_lies_over_white_takes_no_second_picture_of_memory(tmp_path: Path) -> None:
     """16 million pixels with transparency: 64 MB as they are, 64 in colours alone, and 16 each way of the alpha."""
     path = tmp_path / "large.png"
-    path.write_bytes(saved(Image.new("RGBA", (4000, 4000), (10, 200, 30, 128)), "PNG"))
+    path.write_bytes(encoded(Image.new("RGBA", (4000, 4000), (10, 200, 30, 128)), "PNG"))
     _, colour, kilobytes = decoded_alone(path)
     assert colour == [132, 227, 142]
     assert kilobytes < 180_000
@@ -58,7 +59,7 @@ def test_many_bits_a_pixel_take_no_second_picture_of_memory(tmp_path: Path, kind
     """16 million pixels of 2 or 4 bytes, and 4 bytes each in colours."""
     path = tmp_path / "large.tif"
     grey = np.full((4000, 4000), 0.5 if kind is np.float32 else 128 * 257).astype(kind)
-    path.write_bytes(saved(Image.fromarray(grey), "TIFF", compression="tiff_deflate"))
+    path.write_bytes(encoded(Image.fromarray(grey), "TIFF", compression="tiff_deflate"))
     _, colour, kilobytes = decoded_alone(path)
     assert colour == [128, 128, 128]
     assert kilobytes < 180_000
@@ -66,7 +67,7 @@ def test_many_bits_a_pixel_take_no_second_picture_of_memory(tmp_path: Path, kind
 
 @pytest.mark.parametrize("large", [False, True])
 def test_large_photographs_are_decoded_one_at_a_time(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = saved(gradient(), "PNG")
+    content = encoded(gradient(), "PNG")
     monkeypatch.setattr(images, "LARGE", 0 if large else 64 * 48)
     free: list[bool] = []
 

@@ -1,4 +1,4 @@
-"""Small pictures, drawn anew in every test."""
+"""Small pictures, drawn anew in every test, and advisors' folders of them."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ import io
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 
-def picture(seed: int, size: tuple[int, int] = (60, 40)) -> Image.Image:
+def picture(seed: int, size: tuple[int, int] = (96, 64)) -> Image.Image:
     """Returns a smooth picture (width, height) that no other seed gives."""
     generator = np.random.default_rng(seed)
     coarse = Image.fromarray(generator.integers(0, 256, size=(5, 7, 3), dtype=np.uint8))
     return coarse.resize(size, Image.Resampling.BICUBIC)
 
 
-def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+def encoded(image: Image.Image | NDArray[np.uint8], form: str = "PNG", **options: object) -> bytes:
     """Returns a file's bytes."""
     buffer = io.BytesIO()
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     image.save(buffer, form, **options)
     return buffer.getvalue()
 
 
-def photograph(seed: int, size: tuple[int, int] = (60, 40)) -> bytes:
+def photograph(seed: int, size: tuple[int, int] = (96, 64)) -> bytes:
     """Returns the bytes of a PNG file."""
     return encoded(picture(seed, size))
 

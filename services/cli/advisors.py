@@ -8,9 +8,9 @@ import typer
 from mondrian.gateway.v1 import gateway_pb2
 from rich.text import Text
 
-from services.cli.client import Gateway
+from services.cli.client import Address, Gateway
 from services.cli.console import FAILED, complain, listing, out, plain
-from services.cli.holdings import STORED, Holdings, holdings, nothing_in
+from services.cli.holdings import STORED, Holdings, holdings, nothing_in, utc
 from services.cli.settings import ClientSettings
 from services.cli.wording import failure_sentence
 
@@ -19,10 +19,7 @@ def advisors(
     local: Annotated[
         bool, typer.Option("--local", help="Read the releases of this machine instead of asking the gateway.")
     ] = False,
-    address: Annotated[
-        str | None,
-        typer.Option("--address", metavar="HOST:PORT", help="The gateway; else MONDRIAN_GATEWAY_HOST and _PORT."),
-    ] = None,
+    address: Address = None,
 ) -> None:
     """List the advisors: references, voice and scores of each.
 
@@ -78,7 +75,7 @@ def _show_local(settings: ClientSettings, held: dict[str, Holdings]) -> None:
             count = each.counts.get(advisor)
             row = [advisor, service, "none" if count is None else str(count)]
             if count is not None:
-                row += [str(len(each.skipped.get(advisor, ()))), each.release[:12], each.created[:19].replace("T", " ")]
+                row += [str(len(each.skipped.get(advisor, ()))), each.release[:12], utc(each.created)]
             table.add_row(*(Text(plain(cell)) for cell in row))
     if names:
         console.print(table)

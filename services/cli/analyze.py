@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from services.cli.calls import Form, Mode, Outcome, Question, ask, ask_many, ask_streaming
-from services.cli.client import CallFailed, Gateway
+from services.cli.client import Address, CallFailed, Gateway
 from services.cli.console import FAILED, complain, err, out, remark
 from services.cli.documents import as_json, as_json_array, as_json_line, without_thumbnails
 from services.cli.live import LiveAnswer
@@ -79,10 +79,7 @@ def analyze(
             "--max-tokens", min=1, max=2**31 - 1, metavar="N", help="The greatest length of the critique, in tokens."
         ),
     ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option("--address", metavar="HOST:PORT", help="The gateway; else MONDRIAN_GATEWAY_HOST and _PORT."),
-    ] = None,
+    address: Address = None,
     timeout: Annotated[
         float,
         typer.Option("--timeout", min=0.1, max=MOST, metavar="SECONDS", help="How long each photograph may take."),

@@ -16,10 +16,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from services.cli.holdings import STORED, holdings
-from services.cli.models import PUBLISHED, fault_of, size_of
+from services.cli.holdings import STORED, holdings, utc
+from services.cli.models import existing, fault_of, required_of, size_of
 from services.cli.roster import BACKENDS, CRITIC, SERVICES, Service, endpoint_of, model_folder
-from services.cli.samples import SAMPLES
+from services.cli.samples import is_sample
 from services.cli.wording import counted
 from services.core import probe
 from services.core.devices import cpu_has_bfloat16
@@ -125,9 +125,7 @@ def accelerator() -> Finding:
 
 def resources(settings: CommonSettings) -> Iterator[Finding]:
     """Yields whether disk and memory suffice for the profile."""
-    folder = next(
-        path for path in (settings.data_dir.absolute(), *settings.data_dir.absolute().parents) if path.exists()
-    )
+    folder = existing(settings.data_dir)
     free = shutil.disk_usage(folder).free / 1e9
     found = f"{free:.1f} GB free at {folder}."
     if free >= NEEDED_DISK_GB[settings.profile]:
@@ -154,8 +152,7 @@ def model(service: Service, settings: CommonSettings) -> Iterator[Finding]:
     if folder is None:
         return
     subject = f"Model of the {service.name}"
-    required = next((each.required for each in PUBLISHED if each.service is service), ())
-    fault = fault_of(folder, required if settings.profile == "full" and chosen is None else ())
+    fault = fault_of(folder, required_of(service) if settings.profile == "full" and chosen is None else ())
     if not fault:
         yield Finding(subject, Verdict.FINE, f"{folder}, {size_of(folder)}.")
     elif chosen is not None:
@@ -192,8 +189,7 @@ def releases(settings: CommonSettings) -> Iterator[Finding]:
         else:
             known[service.name] = set(held.counts)
             counts = ", ".join(f"{advisor} {count}" for advisor, count in sorted(held.counts.items()))
-            published = held.created[:16].replace("T", " ")
-            yield Finding(subject, Verdict.FINE, f"{held.release[:12]} of {published} UTC, sound: {counts}.")
+            yield Finding(subject, Verdict.FINE, f"{held.release[:12]} of {utc(held.created)} UTC, sound: {counts}.")
         for advisor, files in sorted(held.skipped.items()):
             if files:
                 names = ", ".join(str(file.get("file_name")) for file in files[:3])
@@ -203,9 +199,8 @@ def releases(settings: CommonSettings) -> Iterator[Finding]:
         uneven = set.symmetric_difference(*known.values())
         if uneven:
             sentence = f"Only one of the services knows {', '.join(sorted(uneven))}."
-            samples = {path.parent.name for path in SAMPLES.glob("*/advisor.yaml")}
             each = "mondrian precompute --advisor-dir DIR, for these advisors"
-            mend = "mondrian precompute --samples" if uneven <= samples else each
+            mend = "mondrian precompute --samples" if all(map(is_sample, uneven)) else each
             yield Finding("Releases", Verdict.MEND, sentence, mend)
 
 

@@ -5,21 +5,26 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Final
+from typing import Annotated, Final
 
 import grpc
-from google.rpc import code_pb2
+import typer
+from google.rpc import code_pb2, status_pb2
 from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from mondrian.types.v1 import types_pb2
 
 from services.cli.failures import CommandFailed
 from services.cli.settings import ClientSettings
 from services.core.channels import channel_options
-from services.core.errors import retry_delay_s, rpc_status_of, status_of
+from services.core.errors import in_contract, reason_of, retry_delay_s, rpc_status_of
 from services.core.tls import client_credentials
 from services.core.tokens import Tokens
 
 LIST_TIMEOUT_S: Final = 10.0
+Address = Annotated[
+    str | None,
+    typer.Option("--address", metavar="HOST:PORT", help="The gateway; else MONDRIAN_GATEWAY_HOST and _PORT."),
+]
 
 
 class CallFailed(CommandFailed):
@@ -89,11 +94,12 @@ class Gateway:
         try:
             yield
         except grpc.RpcError as error:
-            raise CallFailed(self._sentence(error, timeout_s), status_of(error)) from error
+            status = rpc_status_of(error)
+            raise CallFailed(self._sentence(status, timeout_s), in_contract(status)) from error
 
-    def _sentence(self, error: grpc.RpcError, timeout_s: float) -> str:
-        status = status_of(error)
-        if status.code == code_pb2.UNAVAILABLE and not status.reason:
+    def _sentence(self, status: status_pb2.Status, timeout_s: float) -> str:
+        reason = reason_of(status)
+        if status.code == code_pb2.UNAVAILABLE and not reason:
             return (
                 f"No gateway answers at {self.address}; start the services with `mondrian up`, or name another"
                 " with --address HOST:PORT."
@@ -105,18 +111,13 @@ class Gateway:
             )
         if status.code == code_pb2.UNIMPLEMENTED:
             return f"What answers at {self.address} is not a Mondrian gateway; name it with --address HOST:PORT."
-        if status.code == code_pb2.DEADLINE_EXCEEDED and not status.reason:
+        if status.code == code_pb2.DEADLINE_EXCEEDED and not reason:
             return f"There was no answer within {timeout_s:g} s; allow more time with --timeout, or ask for less."
         if status.code == code_pb2.CANCELLED:
             return "The call was cancelled before the answer was ready; try again."
         message = status.message.rstrip(".")
-        wait = retry_after_s(error)
+        wait = retry_delay_s(status)
         return f"{message}; try again in {wait:.1g} s." if wait and "try again" not in message else f"{message}."
-
-
-def retry_after_s(error: grpc.RpcError) -> float:
-    """Returns the seconds that the server asks to wait before another try; 0 where it does not say."""
-    return retry_delay_s(rpc_status_of(error)) or 0.0
 
 
 def _channel(address: str, settings: ClientSettings) -> grpc.Channel:

@@ -36,6 +36,11 @@ def store_of(settings: CommonSettings, service: Service) -> ReleaseStore:
     return ReleaseStore(settings.data_dir / service.name)
 
 
+def utc(created: str) -> str:
+    """Returns the time at which a release was published, ISO 8601, to the second and easier to read."""
+    return created[:19].replace("T", " ")
+
+
 def nothing_in(settings: CommonSettings) -> str:
     """Returns a sentence for where nothing has been pre-computed: which folder was looked into, and how to begin."""
     folder = settings.data_dir.absolute()

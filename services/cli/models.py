@@ -65,7 +65,7 @@ def list_models() -> None:
             path = endpoint_of(service).model_path if profile == CommonSettings.load().profile else None
             folder = model_folder(service, settings, path)
             assert folder is not None
-            fault = fault_of(folder, _published(service).required if profile == "full" else ())
+            fault = fault_of(folder, required_of(service) if profile == "full" else ())
             state = Text(fault, style="yellow") if fault else Text(f"{size_of(folder)}", style="green")
             table.add_row(profile, service.name, Text(plain(str(folder))), state)
     out().print(table)
@@ -117,10 +117,10 @@ def fetch(weights: Weights, folder: Path, revision: str | None) -> None:
         ConfigurationError: the hub's client is not installed, or the disk is too small.
         CommandFailed: no hub can be reached, or it refuses.
     """
-    free = shutil.disk_usage(_existing(folder)).free
+    free = shutil.disk_usage(existing(folder)).free
     if free < weights.gigabytes * 1e9 and fault_of(folder, weights.required):
         raise ConfigurationError(
-            f"{_existing(folder)} has {free / 1e9:.1f} GB free, and {weights.repository} needs about"
+            f"{existing(folder)} has {free / 1e9:.1f} GB free, and {weights.repository} needs about"
             f" {weights.gigabytes:g} GB; name a folder on another disk with --to."
         )
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -172,10 +172,11 @@ def size_of(folder: Path) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
-def _published(service: Service) -> Weights:
-    return next(weights for weights in PUBLISHED if weights.service is service)
+def required_of(service: Service) -> tuple[str, ...]:
+    """Returns the files without which a service's published model does not load; none where it has no model."""
+    return next((weights.required for weights in PUBLISHED if weights.service is service), ())
 
 
-def _existing(folder: Path) -> Path:
+def existing(folder: Path) -> Path:
     """Returns the folder, or the nearest one above it that exists."""
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())

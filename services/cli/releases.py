@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from services.cli.console import FAILED, complain, listing, out, plain
-from services.cli.holdings import STORED, nothing_in, store_of
+from services.cli.holdings import STORED, nothing_in, store_of, utc
 from services.cli.roster import Service
 from services.cli.wording import counted
 from services.core.releases import collect as collect_old
@@ -39,8 +39,7 @@ def list_releases(service: ServiceArgument = None) -> None:
             state = (
                 Text("damaged", style="red") if info.damage else Text("current" if info.current else "", style="green")
             )
-            published = info.created[:19].replace("T", " ")
-            table.add_row(each.name, info.id[:12], published, counts, f"{info.size_bytes / 2**20:.1f}", state)
+            table.add_row(each.name, info.id[:12], utc(info.created), counts, f"{info.size_bytes / 2**20:.1f}", state)
     console = out()
     if table.row_count:
         console.print(table)
@@ -90,8 +89,7 @@ def rollback(
     each = _chosen(service)[0]
     store = store_of(CommonSettings.load(), each)
     chosen = roll_back(store, store.find(release) if release else None)
-    published = chosen.manifest.created[:19].replace("T", " ")
-    out().print(f"The {each.name} serves release {chosen.id[:12]} of {published} UTC again.")
+    out().print(f"The {each.name} serves release {chosen.id[:12]} of {utc(chosen.manifest.created)} UTC again.")
 
 
 @releases.command()

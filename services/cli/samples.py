@@ -38,7 +38,7 @@ def sample_folders() -> list[Path]:
 
 def is_sample(advisor: str) -> bool:
     """Returns whether an advisor is one of the samples."""
-    return advisor in (path.parent.name for path in SAMPLES.glob("*/advisor.yaml"))
+    return (SAMPLES / advisor / "advisor.yaml").is_file()
 
 
 def fingerprint(settings: CommonSettings) -> str:

@@ -281,9 +281,9 @@ def find_detail(status: status_pb2.Status, detail: Message) -> bool:
     return False
 
 
-def status_of(error: grpc.RpcError | MondrianError) -> types_pb2.Status:
-    """Returns the outcome of a failed call or of an error in the contract's own form."""
-    return in_contract(to_rpc_status(error) if isinstance(error, MondrianError) else rpc_status_of(error))
+def status_of(error: MondrianError) -> types_pb2.Status:
+    """Returns an error in the contract's own form."""
+    return in_contract(to_rpc_status(error))
 
 
 def in_contract(status: status_pb2.Status) -> types_pb2.Status:

@@ -17,7 +17,7 @@ from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from mondrian.scorer.v1 import scorer_pb2, scorer_pb2_grpc
 from mondrian.types.v1 import types_pb2
 
-from services.core.errors import ConfigurationError, reason_of, rpc_status_of
+from services.core.errors import ConfigurationError
 from services.core.server import RunningServer
 from services.core.settings import ServiceSettings
 from services.gateway.access import Access
@@ -26,6 +26,7 @@ from services.gateway.settings import GatewaySettings
 from tests.fakes.backends import PHOTOGRAPH, FakeComponent, FakeScorer
 from tests.fakes.certificates import Authority
 from tests.fakes.system import analyze_request, served, system
+from tests.integration.refusals import refused
 from tests.processes import free_port
 
 TOKEN, OTHER = "token-of-this-test-0", "token-of-this-test-1"
@@ -41,12 +42,6 @@ def bearer(token: str) -> tuple[tuple[str, str], ...]:
 async def serves(channel: grpc.aio.Channel) -> bool:
     reply = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=SOON)
     return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
-
-
-async def refused(call: Any) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value
 
 
 @pytest.fixture
@@ -67,15 +62,15 @@ class TestTokens:
         async with served(fake, tokens_file=tokens) as server, grpc.aio.insecure_channel(server.address) as channel:
             stub = scorer_pb2_grpc.ScorerServiceStub(channel)
             for metadata in ((), bearer(OTHER)):
-                error = await refused(stub.Score(SCORE, metadata=metadata, timeout=SOON))
-                assert error.code() is grpc.StatusCode.UNAUTHENTICATED
-                assert reason_of(rpc_status_of(error)) == "UNAUTHENTICATED"
-                assert "send one as `authorization`" in (error.details() or "")
+                refusal = await refused(stub.Score(SCORE, metadata=metadata, timeout=SOON))
+                assert refusal.code is grpc.StatusCode.UNAUTHENTICATED
+                assert refusal.reason == "UNAUTHENTICATED"
+                assert "send one as `authorization`" in refusal.sentence
             # What is not even a message is refused for the token too: nobody parsed it.
             raw: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
                 "/mondrian.scorer.v1.ScorerService/Score"
             )
-            assert (await refused(raw(b"\xff" * 100, timeout=SOON))).code() is grpc.StatusCode.UNAUTHENTICATED
+            assert (await refused(raw(b"\xff" * 100, timeout=SOON))).code is grpc.StatusCode.UNAUTHENTICATED
             assert not fake.requests
             await stub.Score(SCORE, metadata=bearer(TOKEN), timeout=SOON)
             assert len(fake.requests) == 1
@@ -88,7 +83,7 @@ class TestTokens:
             assert await serves(channel)
             stub = reflection_pb2_grpc.ServerReflectionStub(channel)
             asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
-            assert (await refused(stub.ServerReflectionInfo(asked).read())).code() is grpc.StatusCode.UNAUTHENTICATED
+            assert (await refused(stub.ServerReflectionInfo(asked).read())).code is grpc.StatusCode.UNAUTHENTICATED
             asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
             assert await stub.ServerReflectionInfo(asked, metadata=bearer(TOKEN)).read()
 
@@ -102,8 +97,8 @@ class TestTokens:
                 yield item
 
             for call in (stub.StreamAnalyze(request, timeout=SOON), stub.AnalyzeBatch(items(), timeout=SOON)):
-                error = await refused(call.read())
-                assert (error.code(), reason_of(rpc_status_of(error))) == (
+                refusal = await refused(call.read())
+                assert (refusal.code, refusal.reason) == (
                     grpc.StatusCode.UNAUTHENTICATED,
                     "UNAUTHENTICATED",
                 )
@@ -125,7 +120,7 @@ class TestTokens:
 
         async with system(tokens_file=tokens) as running:
             call = running.stub.AnalyzeBatch(nothing(), timeout=SOON)
-            assert (await refused(call.read())).code() is grpc.StatusCode.UNAUTHENTICATED
+            assert (await refused(call.read())).code is grpc.StatusCode.UNAUTHENTICATED
             sent.set()
 
     def test_a_file_that_cannot_be_used_stops_the_start(self, tmp_path: Path) -> None:
@@ -149,12 +144,12 @@ class TestGatewayToServices:
 
     async def test_a_token_that_a_service_does_not_accept_is_the_gateways_fault(self, tokens: Path) -> None:
         async with system({"tokens_file": tokens}) as running:
-            error = await refused(running.stub.Analyze(analyze_request(LORA), timeout=SOON))
-            assert (error.code(), reason_of(rpc_status_of(error))) == (
+            refusal = await refused(running.stub.Analyze(analyze_request(LORA), timeout=SOON))
+            assert (refusal.code, refusal.reason) == (
                 grpc.StatusCode.UNAVAILABLE,
                 "BACKEND_UNAVAILABLE",
             )
-            assert error.details() == (
+            assert refusal.sentence == (
                 "The critic does not accept the gateway's token; mend MONDRIAN_GATEWAY_BACKEND_TOKENS_FILE."
             )
 
@@ -165,8 +160,8 @@ class TestGatewayToServices:
         async with system(ask, backend_tls_authority=authority.certificate, **show) as running:
             assert not (await running.stub.Analyze(analyze_request(), timeout=SOON)).failures
         async with system(ask, backend_tls_authority=authority.certificate, start_gate_s=0.05) as running:
-            error = await refused(running.stub.Analyze(analyze_request(LORA), timeout=SOON))
-            assert reason_of(rpc_status_of(error)) == "BACKEND_UNAVAILABLE"
+            refusal = await refused(running.stub.Analyze(analyze_request(LORA), timeout=SOON))
+            assert refusal.reason == "BACKEND_UNAVAILABLE"
 
     async def test_new_channels_show_renewed_certificates(self, authority: Authority) -> None:
         theirs, ours = authority.issue("service"), authority.issue("gateway")
@@ -218,8 +213,8 @@ class TestGatewayToServices:
         theirs = Authority(tmp_path / "elsewhere").issue("service")
         backends = {"tls_certificate": theirs.certificate, "tls_key": theirs.key}
         async with system(backends, backend_tls_authority=authority.certificate, start_gate_s=0.05) as running:
-            error = await refused(running.stub.Analyze(analyze_request(LORA), timeout=SOON))
-            assert reason_of(rpc_status_of(error)) == "BACKEND_UNAVAILABLE"
+            refusal = await refused(running.stub.Analyze(analyze_request(LORA), timeout=SOON))
+            assert refusal.reason == "BACKEND_UNAVAILABLE"
             assert not running.critic.requests
 
     async def test_files_that_are_no_pair_are_named(self, authority: Authority, tmp_path: Path) -> None:
@@ -273,9 +268,9 @@ class TestHealthPort:
             grpc.aio.insecure_channel(server.address) as plain,
         ):
             assert await serves(probe)
-            error = await refused(scorer_pb2_grpc.ScorerServiceStub(probe).Score(SCORE, timeout=SOON))
-            assert error.code() is grpc.StatusCode.UNIMPLEMENTED
-            assert (await refused(health_pb2_grpc.HealthStub(plain).Check(health_pb2.HealthCheckRequest()))).code() is (
+            refusal = await refused(scorer_pb2_grpc.ScorerServiceStub(probe).Score(SCORE, timeout=SOON))
+            assert refusal.code is grpc.StatusCode.UNIMPLEMENTED
+            assert (await refused(health_pb2_grpc.HealthStub(plain).Check(health_pb2.HealthCheckRequest()))).code is (
                 grpc.StatusCode.UNAVAILABLE
             )
         assert not fake.requests

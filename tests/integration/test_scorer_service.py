@@ -17,7 +17,7 @@ from mondrian.types.v1 import types_pb2
 
 from services.core.advisors import load_advisor
 from services.core.channels import channel_options
-from services.core.errors import ConfigurationError, reason_of, rpc_status_of
+from services.core.errors import ConfigurationError
 from services.core.images import ImageLimits
 from services.core.progress import progress
 from services.core.releases import ReleaseStore
@@ -28,7 +28,7 @@ from services.scorer.dimensions import DIMENSIONS, NAMES
 from services.scorer.precomputation import precompute
 from services.scorer.scoring import Picture, Scorer, Scores
 from services.scorer.settings import ScorerSettings
-from tests.integration.fields import field_of
+from tests.integration.refusals import refused
 from tests.pictures import advisor_folder, encoded, picture
 from tests.unit.scorer.pictures import photograph
 
@@ -74,14 +74,6 @@ class Service:
 
     async def profile(self, advisor: str) -> scorer_pb2.GetProfileResponse:
         return await self.stub.GetProfile(scorer_pb2.GetProfileRequest(advisor=advisor), timeout=60)
-
-
-async def _refused(call: object, code: grpc.StatusCode, reason: str) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call  # type: ignore[misc]
-    assert caught.value.code() == code
-    assert reason_of(rpc_status_of(caught.value)) == reason
-    return caught.value
 
 
 @pytest.fixture
@@ -197,25 +189,25 @@ async def test_each_caller_gets_its_own_scores(service: Service) -> None:
         assert [one.score for one in answer.dimensions] == pytest.approx(list(alone.values), abs=1e-3)
 
 
-async def test_what_is_no_photograph_is_refused(service: Service) -> None:
-    await _refused(service.score(b""), Code.INVALID_ARGUMENT, "IMAGE_EMPTY")
-    await _refused(service.score(b"no photograph at all"), Code.INVALID_ARGUMENT, "IMAGE_UNDECODABLE")
+async def test_what_is_no_photograph_isrefused(service: Service) -> None:
+    await refused(service.score(b""), Code.INVALID_ARGUMENT, "IMAGE_EMPTY")
+    await refused(service.score(b"no photograph at all"), Code.INVALID_ARGUMENT, "IMAGE_UNDECODABLE")
     whole = encoded(photograph("chelsea"), "JPEG")
-    await _refused(service.score(whole[: len(whole) // 2]), Code.INVALID_ARGUMENT, "IMAGE_TRUNCATED")
+    await refused(service.score(whole[: len(whole) // 2]), Code.INVALID_ARGUMENT, "IMAGE_TRUNCATED")
     assert (await service.score(whole)).dimensions
 
 
 async def test_advisors_that_are_not_there(service: Service) -> None:
-    error = await _refused(service.score(encoded(picture(1)), "weston"), Code.NOT_FOUND, "ADVISOR_NOT_FOUND")
-    assert "there are: ansel, okeefe" in str(error.details())
-    await _refused(service.profile("weston"), Code.NOT_FOUND, "ADVISOR_NOT_FOUND")
+    refusal = await refused(service.score(encoded(picture(1)), "weston"), Code.NOT_FOUND, "ADVISOR_NOT_FOUND")
+    assert "there are: ansel, okeefe" in refusal.sentence
+    await refused(service.profile("weston"), Code.NOT_FOUND, "ADVISOR_NOT_FOUND")
 
 
 async def test_an_advisor_that_can_be_none_is_refused_as_the_field_at_fault(service: Service) -> None:
     photo = encoded(picture(1))
     for call in (service.score(photo, "../x"), service.profile("An Sel"), service.profile("")):
-        error = await _refused(call, Code.INVALID_ARGUMENT, "INVALID_ARGUMENT")
-        assert field_of(error) == "advisor"
+        refusal = await refused(call, Code.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+        assert refusal.field == "advisor"
 
 
 async def test_few_references_make_no_claims(service: Service) -> None:
@@ -227,8 +219,8 @@ async def test_few_references_make_no_claims(service: Service) -> None:
 async def test_before_the_first_release(tmp_path: Path) -> None:
     service = Service(tmp_path)
     async with service.serve():
-        await _refused(service.score(encoded(picture(1)), "ansel"), Code.UNAVAILABLE, "NO_RELEASE")
-        await _refused(service.profile("ansel"), Code.UNAVAILABLE, "NO_RELEASE")
+        await refused(service.score(encoded(picture(1)), "ansel"), Code.UNAVAILABLE, "NO_RELEASE")
+        await refused(service.profile("ansel"), Code.UNAVAILABLE, "NO_RELEASE")
         assert len((await service.score(encoded(picture(1)))).dimensions) == 8
         release = service.precompute("ansel", range(3))
         assert await service.component.serving.refresh()
@@ -296,8 +288,8 @@ async def test_more_than_can_wait_is_refused_at_once(tmp_path: Path, monkeypatch
         await entered.wait()
         others = [asyncio.create_task(service.score(encoded(picture(seed)))) for seed in (71, 72)]
         # One of them takes the last permit; the other is refused while the first is still being measured.
-        (refused,), (waiting,) = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
-        await _refused(refused, Code.RESOURCE_EXHAUSTED, "OVERLOADED")
+        (turned_away,), (waiting,) = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
+        await refused(turned_away, Code.RESOURCE_EXHAUSTED, "OVERLOADED")
         assert not first.done()
         release.set()
         assert len((await first).dimensions) == len((await waiting).dimensions) == 8

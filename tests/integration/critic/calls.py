@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import grpc
-import grpc.aio
 import pytest
 from mondrian.critic.v1 import critic_pb2
 from mondrian.types.v1 import types_pb2
 
-from services.core.errors import reason_of, rpc_status_of
 from services.core.server import RunningServer
 from services.critic import adapter_format
 from services.critic.adapter_format import Base
@@ -50,13 +47,6 @@ def request_of(advisor: str = "", max_tokens: int = 12, seed: int = 0, **fields:
 def endless() -> critic_pb2.StreamCritiqueRequest:
     """A request that writes thousands of tokens."""
     return critic_pb2.StreamCritiqueRequest(request=request_of(max_tokens=4000))
-
-
-async def refused(call: Any) -> tuple[grpc.StatusCode, str, grpc.RpcError]:
-    with pytest.raises(grpc.RpcError) as failure:
-        await call
-    status = rpc_status_of(failure.value)
-    return failure.value.code(), reason_of(status), failure.value
 
 
 def engine_of(server: RunningServer) -> SlotEngine:

@@ -11,15 +11,14 @@ import grpc
 import grpc.aio
 import pytest
 import torch
-from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mondrian.critic.v1 import critic_pb2, critic_pb2_grpc
 
-from services.core.errors import rpc_status_of
 from services.core.server import RunningServer
 from services.critic.adapter_format import Base
 from services.critic.component import CriticComponent
-from tests.integration.critic.calls import endless, engine_of, in_one_loop, refused, request_of, settings_of
+from tests.integration.critic.calls import endless, engine_of, in_one_loop, request_of, settings_of
+from tests.integration.refusals import refused
 from tests.unit.critic.running import until_idle
 
 if TYPE_CHECKING:
@@ -62,11 +61,9 @@ async def test_one_request_too_many_is_refused_with_a_time_to_try_again(server: 
     reads = [asyncio.ensure_future(call.read()) for call in waiting]
     while engine_of(server).stats().waiting < 2:
         await engine_of(server).turn()
-    code, reason, error = await refused(stub.Critique(request_of()))
-    assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
-    retry = error_details_pb2.RetryInfo()
-    assert any(detail.Unpack(retry) for detail in rpc_status_of(error).details)
-    assert retry.retry_delay.ToTimedelta().total_seconds() > 0
+    refusal = await refused(stub.Critique(request_of()))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+    assert refusal.retry_after_s
     for call in [*calls, *waiting]:
         call.cancel()
     assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*reads, return_exceptions=True))
@@ -84,11 +81,9 @@ async def test_a_device_without_memory_is_answered_with_a_time_to_try_again_and_
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(engine_of(own_server)._writer.decoder, part, full)
-    code, reason, error = await refused(own_stub.Critique(request_of()))
-    assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "DEVICE_MEMORY")
-    retry = error_details_pb2.RetryInfo()
-    assert any(detail.Unpack(retry) for detail in rpc_status_of(error).details)
-    assert retry.retry_delay.ToTimedelta().total_seconds() > 0
+    refusal = await refused(own_stub.Critique(request_of()))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "DEVICE_MEMORY")
+    assert refusal.retry_after_s
     monkeypatch.undo()
     assert (await own_stub.Critique(request_of())).text == wanted
 
@@ -106,8 +101,8 @@ async def test_health_follows_the_engine(
             raise RuntimeError("a fault of the device")
 
         monkeypatch.setattr(engine_of(own_server)._writer.decoder, "decode", broken)
-        code, reason, _ = await refused(own_stub.Critique(request_of(max_tokens=40)))
-        assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_STOPPED")
+        refusal = await refused(own_stub.Critique(request_of(max_tokens=40)))
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_STOPPED")
         watch = health.Watch(asked)
         async for update in watch:
             if update.status == health_pb2.HealthCheckResponse.NOT_SERVING:

@@ -10,8 +10,8 @@ import pytest
 from mondrian.critic.v1 import critic_pb2
 from mondrian.types.v1 import types_pb2
 
-from tests.integration.critic.calls import in_one_loop, jpeg, refused, request_of
-from tests.integration.fields import field_of
+from tests.integration.critic.calls import in_one_loop, jpeg, request_of
+from tests.integration.refusals import refused
 
 if TYPE_CHECKING:
     from mondrian.critic.v1.critic_pb2_grpc import CriticServiceAsyncStub as Stub
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 async def test_what_no_json_fits_into_and_a_form_that_is_none_are_refused(stub: Stub) -> None:
     request = request_of(max_tokens=59)
     request.generation_config.output_format = critic_pb2.OUTPUT_FORMAT_JSON
-    code, _, error = await refused(stub.Critique(request))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "JSON takes at least 60 tokens, and 59 are allowed" in (error.details() or "")
+    refusal = await refused(stub.Critique(request))
+    assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "JSON takes at least 60 tokens, and 59 are allowed" in refusal.sentence
     request.generation_config.output_format = 9  # type: ignore[assignment]
-    code, _, error = await refused(stub.Critique(request))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "output_format is 9" in (error.details() or "")
+    refusal = await refused(stub.Critique(request))
+    assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "output_format is 9" in refusal.sentence
 
 
 @in_one_loop
@@ -36,8 +36,8 @@ async def test_bad_photographs_are_refused_with_a_reason(stub: Stub) -> None:
     cases = {b"": "IMAGE_EMPTY", b"not a photograph": "IMAGE_UNDECODABLE"} | strips
     for content, wanted in cases.items():
         request = critic_pb2.CritiqueRequest(image=types_pb2.Image(content=content))
-        code, reason, _ = await refused(stub.Critique(request))
-        assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, wanted)
+        refusal = await refused(stub.Critique(request))
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.INVALID_ARGUMENT, wanted)
     assert (await stub.Critique(request_of())).text
 
 
@@ -52,9 +52,9 @@ async def test_bad_photographs_are_refused_with_a_reason(stub: Stub) -> None:
 async def test_options_out_of_range_are_refused_by_name(stub: Stub, field: str, value: float) -> None:
     request = request_of()
     setattr(request.generation_config, field, value)
-    code, _, error = await refused(stub.Critique(request))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert f"{field} is {value}" in (error.details() or "")
+    refusal = await refused(stub.Critique(request))
+    assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert f"{field} is {value}" in refusal.sentence
 
 
 @in_one_loop
@@ -62,7 +62,7 @@ async def test_words_that_cannot_be_used_are_refused(stub: Stub) -> None:
     too_long = request_of(instruction="x" * 5_000)
     many = request_of(grounding=critic_pb2.Grounding(findings=["bright"] * 17))
     for request in (too_long, many):
-        assert (await refused(stub.Critique(request)))[0] is grpc.StatusCode.INVALID_ARGUMENT
+        assert (await refused(stub.Critique(request))).code is grpc.StatusCode.INVALID_ARGUMENT
     # Control tokens in the words are words.
     odd = request_of(instruction="<|im_end|><|image_pad|> what is strong?")
     assert (await stub.Critique(odd)).completion.completion_tokens > 0
@@ -71,8 +71,8 @@ async def test_words_that_cannot_be_used_are_refused(stub: Stub) -> None:
 @in_one_loop
 @pytest.mark.parametrize("advisor", ["../ansel", "Ansel", "a" * 65])
 async def test_an_advisor_that_can_be_none_is_refused_as_the_field_at_fault(stub: Stub, advisor: str) -> None:
-    code, _, error = await refused(stub.Critique(request_of(advisor)))
-    assert (code, field_of(error)) == (grpc.StatusCode.INVALID_ARGUMENT, "advisor")
+    refusal = await refused(stub.Critique(request_of(advisor)))
+    assert (refusal.code, refusal.field) == (grpc.StatusCode.INVALID_ARGUMENT, "advisor")
     stream = stub.StreamCritique(critic_pb2.StreamCritiqueRequest(request=request_of(advisor)))
-    code, _, error = await refused(stream.read())
-    assert (code, field_of(error)) == (grpc.StatusCode.INVALID_ARGUMENT, "request.advisor")
+    refusal = await refused(stream.read())
+    assert (refusal.code, refusal.field) == (grpc.StatusCode.INVALID_ARGUMENT, "request.advisor")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from mondrian.embedder.v1 import embedder_pb2
 
-from tests.integration.embedder.calls import Code, Service, image, refused
+from tests.integration.embedder.calls import Code, Service, image
+from tests.integration.refusals import refused
 from tests.pictures import encoded, photograph, picture
 
 

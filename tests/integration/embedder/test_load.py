@@ -9,7 +9,8 @@ import grpc.aio
 import pytest
 from mondrian.embedder.v1 import embedder_pb2
 
-from tests.integration.embedder.calls import Code, Service, image, refused
+from tests.integration.embedder.calls import Code, Service, image
+from tests.integration.refusals import refused
 from tests.pictures import photograph
 
 
@@ -22,8 +23,8 @@ async def test_when_full_the_caller_is_told_to_come_back(service: Service) -> No
     while service.component.serving.engine().in_flight < 8:  # noqa: ASYNC110 - the service tells nobody when it is full
         await asyncio.sleep(0)
     extra = service.search(advisor="ansel", image=image(photograph(200)))
-    sentence = await refused(extra, Code.RESOURCE_EXHAUSTED, "OVERLOADED")
-    assert "try again in" in sentence
+    refusal = await refused(extra, Code.RESOURCE_EXHAUSTED, "OVERLOADED")
+    assert "try again in" in refusal.sentence
     # What needs no encoder is answered all the same.
     assert (await service.search(advisor="ansel", image=image(photograph(2)))).cached
     service.encoder.gate.set()

@@ -21,7 +21,8 @@ from mondrian.embedder.v1 import embedder_pb2
 
 from services.core.channels import channel_options
 from services.core.server import RunningServer
-from tests.integration.embedder.calls import Code, Service, image, refused
+from tests.integration.embedder.calls import Code, Service, image
+from tests.integration.refusals import refused
 from tests.pictures import encoded, photograph, picture
 
 NAME = "inference.GRPCInferenceService"
@@ -103,10 +104,10 @@ async def test_it_says_what_it_is(served: Served) -> None:
 
 async def test_another_model_is_not_found(served: Served) -> None:
     for name, version in (("resnet", ""), ("", ""), ("fake", "1")):
-        sentence = await refused(
+        refusal = await refused(
             served.infer(photograph(1), name=name, version=version), Code.NOT_FOUND, "MODEL_NOT_FOUND"
         )
-        assert "'fake'" in sentence
+        assert "'fake'" in refusal.sentence
     await refused(
         served.stub.ModelMetadata(inference_pb2.ModelMetadataRequest(name="resnet")), Code.NOT_FOUND, "MODEL_NOT_FOUND"
     )
@@ -116,11 +117,12 @@ async def test_another_model_is_not_found(served: Served) -> None:
 async def test_each_fault_has_its_status_and_the_service_goes_on(served: Served) -> None:
     bad = Code.INVALID_ARGUMENT
     await refused(served.infer(b""), bad, "IMAGE_EMPTY")
-    assert "Photograph" not in await refused(served.infer(photograph(1)[:200]), bad, "IMAGE_TRUNCATED")
-    sentence = await refused(served.infer(photograph(1), photograph(2), b"words"), bad, "IMAGE_UNDECODABLE")
-    assert sentence.startswith("Photograph 3 of 3 cannot be used: ")
-    sentence = await refused(served.infer(*[photograph(seed) for seed in range(5)]), bad, "INVALID_ARGUMENT")
-    assert sentence == "The request has 5 photographs; send at most 4 at once."
+    refusal = await refused(served.infer(photograph(1)[:200]), bad, "IMAGE_TRUNCATED")
+    assert "Photograph" not in refusal.sentence
+    refusal = await refused(served.infer(photograph(1), photograph(2), b"words"), bad, "IMAGE_UNDECODABLE")
+    assert refusal.sentence.startswith("Photograph 3 of 3 cannot be used: ")
+    refusal = await refused(served.infer(*[photograph(seed) for seed in range(5)]), bad, "INVALID_ARGUMENT")
+    assert refusal.sentence == "The request has 5 photographs; send at most 4 at once."
     await refused(served.stub.ModelInfer(inference_pb2.ModelInferRequest(model_name="fake")), bad, "INVALID_ARGUMENT")
     assert (await served.infer(photograph(1))).shape == (1, 32)
 

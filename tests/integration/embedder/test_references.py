@@ -8,8 +8,8 @@ import pytest
 from mondrian.embedder.v1 import embedder_pb2
 
 from services.core.images import sha256
-from tests.integration.embedder.calls import Code, Service, image, refused
-from tests.integration.fields import field_of
+from tests.integration.embedder.calls import Code, Service, image
+from tests.integration.refusals import refused
 from tests.pictures import photograph
 
 
@@ -64,6 +64,4 @@ async def test_a_reference_that_is_not_there(
 async def test_a_malformed_advisor_is_named_as_the_field_at_fault(service: Service) -> None:
     request = embedder_pb2.GetReferenceRequest(id=sha256(photograph(0)), advisor="a" * 65)
     for call in (service.search(advisor="An Sel", text="x"), service.stub.GetReference(request)):
-        with pytest.raises(grpc.aio.AioRpcError) as failed:
-            await call
-        assert (failed.value.code(), field_of(failed.value)) == (Code.INVALID_ARGUMENT, "advisor")
+        assert (await refused(call, Code.INVALID_ARGUMENT)).field == "advisor"

@@ -11,7 +11,8 @@ from mondrian.embedder.v1 import embedder_pb2
 from services.core.images import sha256
 from services.core.releases import rollback
 from tests.fakes.encoder import FakeEncoder
-from tests.integration.embedder.calls import Code, Service, image, refused
+from tests.integration.embedder.calls import Code, Service, image
+from tests.integration.refusals import refused
 from tests.pictures import photograph
 
 

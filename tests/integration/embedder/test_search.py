@@ -14,7 +14,8 @@ from mondrian.embedder.v1 import embedder_pb2
 from mondrian.types.v1 import types_pb2
 
 from services.core.images import sha256
-from tests.integration.embedder.calls import Code, Service, image, refused
+from tests.integration.embedder.calls import Code, Service, image
+from tests.integration.refusals import refused
 from tests.pictures import advisor_folder, photograph
 
 
@@ -159,6 +160,6 @@ SEARCH_FAILURES: dict[str, tuple[dict[str, Any], grpc.StatusCode, str]] = {
 
 async def test_each_fault_of_a_search_has_its_status(service: Service) -> None:
     for name, (fields, code, reason) in SEARCH_FAILURES.items():
-        sentence = await refused(service.search(**fields), code, reason)
-        assert sentence.endswith("."), name
+        refusal = await refused(service.search(**fields), code, reason)
+        assert refusal.sentence.endswith("."), name
     assert (await service.search(text="still there")).neighbors

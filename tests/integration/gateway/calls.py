@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import AsyncIterable, Awaitable
+from collections.abc import AsyncIterable
 from typing import Any, TypeVar
 
-import grpc.aio
-import pytest
 from mondrian.gateway.v1 import gateway_pb2
 
 T = TypeVar("T")
@@ -25,13 +22,6 @@ PARTS_OF = {
 }
 
 
-async def refused(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
-    """Returns the error that a call ends with."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value
-
-
 async def events_of(call: AsyncIterable[T]) -> list[T]:
     """Returns everything that a stream sends."""
     return [event async for event in call]
@@ -42,11 +32,3 @@ async def next_of(call: Any) -> gateway_pb2.AnalyzeBatchResponse:
     result = await call.read()
     assert isinstance(result, gateway_pb2.AnalyzeBatchResponse)
     return result
-
-
-def free_port() -> int:
-    """Returns a port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -14,12 +14,9 @@ from mondrian.types.v1 import types_pb2
 
 from services.core.errors import (
     DeviceMemory,
-    reason_of,
-    rpc_status_of,
 )
 from tests.fakes.backends import PHOTOGRAPH
 from tests.fakes.system import System, analyze_request
-from tests.integration.fields import field_of
 from tests.integration.gateway.calls import (
     CRITIQUE,
     LORA,
@@ -28,8 +25,8 @@ from tests.integration.gateway.calls import (
     SCORES,
     SOON,
     events_of,
-    refused,
 )
+from tests.integration.refusals import refused
 
 
 class TestModes:
@@ -146,10 +143,10 @@ class TestWhatIsRefusedBeforeAnyServiceIsAsked:
     async def test_a_wrong_request(
         self, over_fakes: System, request_: gateway_pb2.AnalyzeRequest, field: str, reason: str
     ) -> None:
-        error = await refused(over_fakes.stub.Analyze(request_, timeout=SOON))
-        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
-        assert (field_of(error), reason_of(rpc_status_of(error))) == (field, reason)
+        refusal = await refused(over_fakes.stub.Analyze(request_, timeout=SOON))
+        assert refusal.code == grpc.StatusCode.INVALID_ARGUMENT
+        assert (refusal.field, refusal.reason) == (field, reason)
         stream = over_fakes.stub.StreamAnalyze(gateway_pb2.StreamAnalyzeRequest(request=request_), timeout=SOON)
         streamed = await refused(events_of(stream))
-        assert (streamed.details(), field_of(streamed)) == (error.details(), f"request.{field}")
+        assert (streamed.sentence, streamed.field) == (refusal.sentence, f"request.{field}")
         assert [fake.requests for fake in over_fakes.fakes] == [[], [], []]

@@ -18,21 +18,18 @@ from services.core.errors import (
     DeviceMemory,
     InvalidArgument,
     NoRelease,
-    reason_of,
-    rpc_status_of,
 )
 from services.gateway.settings import GatewaySettings
 from tests.fakes.backends import FakeCritic, FakeEmbedder, FakeScorer
 from tests.fakes.system import System, analyze_request, gateway_at, served, system
-from tests.integration.fields import field_of
 from tests.integration.gateway.calls import (
     CRITIQUE,
     LORA,
     SCORES,
     SOON,
-    free_port,
-    refused,
 )
+from tests.integration.refusals import refused
+from tests.processes import free_port
 
 
 class TestListAdvisors:
@@ -70,9 +67,9 @@ class TestListAdvisors:
 
     @pytest.mark.parametrize("fields", [{"page_size": -1}, {"page_token": "made up"}])
     async def test_a_wrong_page_is_refused(self, over_fakes: System, fields: dict[str, Any]) -> None:
-        error = await refused(over_fakes.stub.ListAdvisors(gateway_pb2.ListAdvisorsRequest(**fields), timeout=SOON))
-        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
-        assert field_of(error) == next(iter(fields))
+        refusal = await refused(over_fakes.stub.ListAdvisors(gateway_pb2.ListAdvisorsRequest(**fields), timeout=SOON))
+        assert refusal.code == grpc.StatusCode.INVALID_ARGUMENT
+        assert refusal.field == next(iter(fields))
 
     async def test_what_cannot_be_asked_is_named(self, over_fakes: System) -> None:
         over_fakes.critic.failure = InvalidArgument("No.")
@@ -83,8 +80,8 @@ class TestListAdvisors:
 
     async def test_without_the_embedder_there_is_no_list(self, over_fakes: System) -> None:
         over_fakes.embedder.failure = NoRelease("Nothing has been pre-computed yet.")
-        error = await refused(over_fakes.stub.ListAdvisors(gateway_pb2.ListAdvisorsRequest(), timeout=SOON))
-        assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, "Nothing has been pre-computed yet.")
+        refusal = await refused(over_fakes.stub.ListAdvisors(gateway_pb2.ListAdvisorsRequest(), timeout=SOON))
+        assert (refusal.code, refusal.sentence) == (grpc.StatusCode.UNAVAILABLE, "Nothing has been pre-computed yet.")
 
 
 class TestUnreachableBackends:
@@ -113,8 +110,8 @@ class TestUnreachableBackends:
                 assert failure.status.message == "The critic cannot be reached; try again in a moment."
                 assert answer.total_ms < SOON * 1e3 / 2
                 assert "The critique is missing: the critic cannot be reached" in answer.summary
-                error = await refused(stub.Analyze(analyze_request(LORA), timeout=SOON))
-                assert (error.code(), reason_of(rpc_status_of(error))) == (
+                refusal = await refused(stub.Analyze(analyze_request(LORA), timeout=SOON))
+                assert (refusal.code, refusal.reason) == (
                     grpc.StatusCode.UNAVAILABLE,
                     "BACKEND_UNAVAILABLE",
                 )

@@ -8,10 +8,8 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from google.rpc import error_details_pb2
 from mondrian.gateway.v1 import gateway_pb2
 
-from services.core.errors import rpc_status_of
 from services.gateway import directory, fanout
 from tests.fakes.system import System, analyze_request, system
 from tests.http2 import answer_of
@@ -23,8 +21,8 @@ from tests.integration.gateway.calls import (
     SCORES,
     SOON,
     events_of,
-    refused,
 )
+from tests.integration.refusals import refused
 
 
 class TestDeadlinesAndCancellation:
@@ -44,9 +42,9 @@ class TestDeadlinesAndCancellation:
     async def test_a_single_mode_says_which_service_was_late(self) -> None:
         async with system(dimensional_deadline_s=0.5) as running:
             running.scorer.gate.clear()
-            error = await refused(running.stub.Analyze(analyze_request(DIMENSIONAL)))
-            assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-            assert "The scorer did not answer" in (error.details() or "")
+            refusal = await refused(running.stub.Analyze(analyze_request(DIMENSIONAL)))
+            assert refusal.code == grpc.StatusCode.DEADLINE_EXCEEDED
+            assert "The scorer did not answer" in refusal.sentence
 
     async def test_without_a_deadline_the_modes_own_applies(self) -> None:
         async with system(clip_deadline_s=7.0, combined_deadline_s=9.0) as running:
@@ -168,12 +166,9 @@ class TestAdmission:
                     )
                 ),
             ):
-                error = await refused(call)
-                assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-                status = rpc_status_of(error)
-                retry = error_details_pb2.RetryInfo()
-                assert any(detail.Unpack(retry) for detail in status.details)
-                assert retry.retry_delay.ToMilliseconds() == 1000
+                refusal = await refused(call)
+                assert refusal.code == grpc.StatusCode.RESOURCE_EXHAUSTED
+                assert refusal.retry_after_s == 1.0
             assert not running.embedder.requests
             running.scorer.gate.set()
             await asyncio.gather(*waiting)

@@ -8,8 +8,6 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 from mondrian.critic.v1 import critic_pb2
 from mondrian.gateway.v1 import gateway_pb2
 from mondrian.types.v1 import types_pb2
@@ -20,11 +18,8 @@ from services.core.errors import (
     DeviceMemory,
     NoRelease,
     Overloaded,
-    reason_of,
-    rpc_status_of,
 )
 from tests.fakes.system import System, analyze_request
-from tests.integration.fields import field_of
 from tests.integration.gateway.calls import (
     CLIP,
     COMBINED,
@@ -32,8 +27,8 @@ from tests.integration.gateway.calls import (
     LORA,
     PARTS_OF,
     SOON,
-    refused,
 )
+from tests.integration.refusals import refused
 
 
 class TestFailures:
@@ -60,13 +55,10 @@ class TestFailures:
     ) -> None:
         fake = over_fakes.fakes[PARTS_OF[mode][0] - 1]
         fake.failure = Overloaded("The queue is full.", retry_after_s=1.5)
-        error = await refused(over_fakes.stub.Analyze(analyze_request(mode), timeout=SOON))
-        assert (error.code(), error.details()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "The queue is full.")
-        status = rpc_status.from_call(error)
-        assert reason_of(status) == "OVERLOADED"
-        retry = error_details_pb2.RetryInfo()
-        assert any(detail.Unpack(retry) for detail in status.details)
-        assert retry.retry_delay.ToMilliseconds() == 1500
+        refusal = await refused(over_fakes.stub.Analyze(analyze_request(mode), timeout=SOON))
+        assert (refusal.code, refusal.sentence) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "The queue is full.")
+        assert refusal.reason == "OVERLOADED"
+        assert refusal.retry_after_s == 1.5
         # An overload is never multiplied by repeating what was refused.
         assert len(fake.requests) == 1
 
@@ -74,24 +66,24 @@ class TestFailures:
         over_fakes.embedder.failure = NoRelease("Nothing has been pre-computed yet: run `mondrian precompute`.")
         over_fakes.scorer.failure = DeviceMemory("The device is full.")
         over_fakes.critic.failure = Overloaded("The queue is full.")
-        error = await refused(over_fakes.stub.Analyze(analyze_request(), timeout=SOON))
-        assert (error.code(), reason_of(rpc_status_of(error))) == (grpc.StatusCode.UNAVAILABLE, "NO_RELEASE")
+        refusal = await refused(over_fakes.stub.Analyze(analyze_request(), timeout=SOON))
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "NO_RELEASE")
 
     async def test_a_photograph_that_nobody_can_read_is_reported_once(self, over_fakes: System) -> None:
         request = analyze_request(image=types_pb2.Image(content=b"not a photograph"))
-        error = await refused(over_fakes.stub.Analyze(request, timeout=SOON))
-        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
-        assert reason_of(rpc_status_of(error)) == "IMAGE_UNDECODABLE"
-        assert field_of(error) == "image.content"
+        refusal = await refused(over_fakes.stub.Analyze(request, timeout=SOON))
+        assert refusal.code == grpc.StatusCode.INVALID_ARGUMENT
+        assert refusal.reason == "IMAGE_UNDECODABLE"
+        assert refusal.field == "image.content"
 
     async def test_a_fault_of_a_service_keeps_its_request_id_and_hides_its_cause(self, over_fakes: System) -> None:
         over_fakes.scorer.failure = ZeroDivisionError("secret")
-        error = await refused(
+        refusal = await refused(
             over_fakes.stub.Analyze(analyze_request(DIMENSIONAL), timeout=SOON, metadata=(("x-request-id", "trace-8"),))
         )
-        assert error.code() == grpc.StatusCode.INTERNAL
-        assert "trace-8" in (error.details() or "")
-        assert "secret" not in (error.details() or "")
+        assert refusal.code == grpc.StatusCode.INTERNAL
+        assert "trace-8" in refusal.sentence
+        assert "secret" not in refusal.sentence
 
 
 class TestUnknownAdvisors:
@@ -99,10 +91,10 @@ class TestUnknownAdvisors:
     async def test_an_advisor_that_exists_nowhere_is_not_found_in_every_mode(
         self, over_fakes: System, mode: gateway_pb2.Mode.ValueType
     ) -> None:
-        error = await refused(over_fakes.stub.Analyze(analyze_request(mode, advisor="anselm"), timeout=SOON))
-        assert error.code() == grpc.StatusCode.NOT_FOUND
-        assert reason_of(rpc_status_of(error)) == "ADVISOR_NOT_FOUND"
-        assert error.details() == "There is no advisor 'anselm'. Known: ansel, okeefe."
+        refusal = await refused(over_fakes.stub.Analyze(analyze_request(mode, advisor="anselm"), timeout=SOON))
+        assert refusal.code == grpc.StatusCode.NOT_FOUND
+        assert refusal.reason == "ADVISOR_NOT_FOUND"
+        assert refusal.sentence == "There is no advisor 'anselm'. Known: ansel, okeefe."
 
     async def test_a_stream_of_an_unknown_advisor_ends_before_its_first_word(self, over_fakes: System) -> None:
         request = gateway_pb2.StreamAnalyzeRequest(request=analyze_request(LORA, advisor="anselm"))
@@ -113,13 +105,13 @@ class TestUnknownAdvisors:
             async for event in call:
                 seen.append(event)
 
-        error = await refused(read())
-        assert (error.code(), seen) == (grpc.StatusCode.NOT_FOUND, [])
+        refusal = await refused(read())
+        assert (refusal.code, seen) == (grpc.StatusCode.NOT_FOUND, [])
 
     async def test_nobody_waits_for_the_critique_of_an_unknown_advisor(self, over_fakes: System) -> None:
         over_fakes.critic.gate.clear()
-        error = await refused(over_fakes.stub.Analyze(analyze_request(advisor="anselm"), timeout=SOON))
-        assert error.code() == grpc.StatusCode.NOT_FOUND
+        refusal = await refused(over_fakes.stub.Analyze(analyze_request(advisor="anselm"), timeout=SOON))
+        assert refusal.code == grpc.StatusCode.NOT_FOUND
         await asyncio.wait_for(over_fakes.critic.cancelled.wait(), SOON)
 
     async def test_an_advisor_without_an_adapter_is_answered_by_the_base_model(self, over_fakes: System) -> None:
@@ -136,8 +128,8 @@ class TestUnknownAdvisors:
 
     async def test_an_advisor_without_a_profile_gets_the_scorers_own_advice(self, over_fakes: System) -> None:
         over_fakes.scorer.profiles.clear()
-        error = await refused(over_fakes.stub.Analyze(analyze_request(DIMENSIONAL), timeout=SOON))
-        assert error.details() == "There is no profile of 'ansel': pre-compute it."
+        refusal = await refused(over_fakes.stub.Analyze(analyze_request(DIMENSIONAL), timeout=SOON))
+        assert refusal.sentence == "There is no profile of 'ansel': pre-compute it."
 
     async def test_while_the_embedder_cannot_tell_the_base_models_answer_stands(self, over_fakes: System) -> None:
         over_fakes.embedder.failure = NoRelease("Nothing has been pre-computed yet.")

@@ -14,11 +14,11 @@ from google.rpc import status_pb2
 from mondrian.critic.v1 import critic_pb2
 from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 
-from services.core.errors import reason_of, rpc_status_of
 from services.gateway.settings import GatewaySettings
 from tests.fakes.backends import FakeEmbedder, FakeScorer
 from tests.fakes.system import analyze_request, gateway_at, served
-from tests.integration.gateway.calls import COMBINED, CRITIQUE, LORA, SOON, events_of, refused
+from tests.integration.gateway.calls import COMBINED, CRITIQUE, LORA, SOON, events_of
+from tests.integration.refusals import refused
 
 NO_MESSAGE = b"\xff\xff\xff"
 NO_DETAILS = status_pb2.Status(
@@ -88,9 +88,9 @@ async def test_combined_goes_on_and_names_the_part(
 
 async def test_a_single_mode_is_no_answer_without_its_part() -> None:
     async with over(NO_MESSAGE) as stub:
-        error = await refused(stub.Analyze(analyze_request(LORA), timeout=SOON))
-        assert (error.code(), reason_of(rpc_status_of(error))) == (grpc.StatusCode.UNAVAILABLE, "BACKEND_UNAVAILABLE")
-        assert "is not mondrian.critic.v1.CriticService" in (error.details() or "")
+        refusal = await refused(stub.Analyze(analyze_request(LORA), timeout=SOON))
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "BACKEND_UNAVAILABLE")
+        assert "is not mondrian.critic.v1.CriticService" in refusal.sentence
 
 
 async def test_a_listing_whose_pages_never_end_is_given_up() -> None:

@@ -26,8 +26,8 @@ from tests.integration.gateway.calls import (
     SOON,
     events_of,
     next_of,
-    refused,
 )
+from tests.integration.refusals import refused
 
 
 class TestStream:
@@ -99,8 +99,8 @@ class TestStream:
         call = over_fakes.stub.StreamAnalyze(
             gateway_pb2.StreamAnalyzeRequest(request=analyze_request(LORA)), timeout=SOON
         )
-        error = await refused(events_of(call))
-        assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        refusal = await refused(events_of(call))
+        assert refusal.code == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 class TestBatch:
@@ -169,9 +169,9 @@ class TestBatch:
             first = running.stub.AnalyzeBatch(timeout=SOON)
             await first.write(gateway_pb2.AnalyzeBatchRequest(key="a", request=analyze_request(CLIP)))
             assert (await next_of(first)).key == "a"
-            error = await refused(running.stub.AnalyzeBatch(_nothing(), timeout=SOON).read())
-            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert "answering 1 batches" in (error.details() or "")
+            refusal = await refused(running.stub.AnalyzeBatch(_nothing(), timeout=SOON).read())
+            assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "answering 1 batches" in refusal.sentence
             await first.done_writing()
             assert await first.read() == grpc.aio.EOF
             assert await running.stub.AnalyzeBatch(_nothing(), timeout=SOON).read() == grpc.aio.EOF

@@ -10,6 +10,8 @@ from mondrian.gateway.v1 import gateway_pb2
 from mondrian.scorer.v1 import scorer_pb2
 from mondrian.types.v1 import types_pb2
 
+from services.core.dimensions import in_words
+
 PART_NAMES: Final[dict[int, str]] = {
     gateway_pb2.PART_REFERENCES: "similar references",
     gateway_pb2.PART_CRITIQUE: "critique",
@@ -35,8 +37,7 @@ def summary(response: gateway_pb2.AnalyzeResponse) -> str:
 
 def dimension_name(dimension: types_pb2.Dimension.ValueType) -> str:
     """Returns what a dimension is called, with a capital first letter."""
-    value = types_pb2.Dimension.DESCRIPTOR.values_by_number.get(dimension)
-    return value.name.removeprefix("DIMENSION_").replace("_", " ").capitalize() if value else f"Dimension {dimension}"
+    return in_words(dimension).capitalize()
 
 
 def when_and_where(reference: types_pb2.Reference) -> str:
@@ -47,7 +48,7 @@ def when_and_where(reference: types_pb2.Reference) -> str:
 
 def teaches(reference: types_pb2.Reference) -> str:
     """Returns the dimensions that a reference teaches best, in lower case; empty where none are named."""
-    return ", ".join(dimension_name(dimension).lower() for dimension in reference.best_for)
+    return ", ".join(in_words(dimension) for dimension in reference.best_for)
 
 
 def by_whom(authorship: critic_pb2.Authorship) -> str:

@@ -15,19 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mondrian.types.v1 import types_pb2
-
+from services.core.dimensions import DIMENSIONS
 from services.core.errors import ConfigurationError
 from services.core.identifiers import ADVISOR_ID, legible
 from services.core.images import EXTENSIONS
 from services.core.yaml_fields import listed, mapping, text, texts, unknown
 
-DIMENSIONS: Final = tuple(
-    value.name.removeprefix("DIMENSION_").lower()
-    for value in types_pb2.Dimension.DESCRIPTOR.values
-    if value.number != types_pb2.DIMENSION_UNSPECIFIED
-)
-"""The names of the eight dimensions, in the contract's order."""
 ADVISOR_KEYS: Final = frozenset({"id", "name", "bio", "years", "focus_areas", "voice", "link"})
 METADATA_KEYS: Final = frozenset({"title", "year", "location", "description", "significance", "tags", "best_for"})
 

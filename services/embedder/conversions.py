@@ -5,6 +5,7 @@ from __future__ import annotations
 from mondrian.embedder.v1 import embedder_pb2
 from mondrian.types.v1 import types_pb2
 
+from services.core.dimensions import number_of
 from services.core.engine import Computed
 from services.embedder.encoder import Vector
 from services.embedder.records import AdvisorRecord, ReferenceRecord
@@ -27,7 +28,7 @@ def reference_message(record: ReferenceRecord, thumbnail: bytes = b"") -> types_
         description=about.description,
         significance=about.significance,
         tags=about.tags,
-        best_for=[types_pb2.Dimension.Value(f"DIMENSION_{name.upper()}") for name in about.best_for],
+        best_for=[number_of(name) for name in about.best_for],
         width=record.width,
         height=record.height,
         file_name=about.file_name,

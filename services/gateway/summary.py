@@ -5,7 +5,6 @@ Everything said here stands in the answer as a number or a text; nothing is judg
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -16,6 +15,7 @@ from mondrian.gateway.v1 import gateway_pb2
 from mondrian.scorer.v1 import scorer_pb2
 from mondrian.types.v1 import types_pb2
 
+from services.core.dimensions import in_words
 from services.gateway.modes import CRITIQUE, READING_ORDER, REFERENCES, SCORES, Part
 
 _NAMED_REFERENCES: Final = 3
@@ -82,7 +82,7 @@ def about_references(found: embedder_pb2.SearchReferencesResponse, advisor: str)
         when_where = ", ".join(filter(None, [str(first.year) if first.HasField("year") else "", first.location]))
         sentences.append(_ended(f"{_title(first.title)}{f' ({when_where})' if when_where else ''}: {known_for}"))
     if first.best_for:
-        teaches = _listed([_dimension(dimension) for dimension in first.best_for])
+        teaches = _listed([in_words(dimension) for dimension in first.best_for])
         sentences.append(f"Look at {_title(first.title)} to learn about {teaches}.")
     return sentences
 
@@ -123,16 +123,16 @@ def standing(scores: scorer_pb2.ScoreResponse, advisor: str) -> str:
         best = max(scores.dimensions, key=lambda dimension: dimension.score)
         worst = min(scores.dimensions, key=lambda dimension: dimension.score)
         return (
-            f"{overall}: {_dimension(best.dimension)} is strongest ({_out_of_ten(best.score)}), "
-            f"{_dimension(worst.dimension)} weakest ({_out_of_ten(worst.score)})."
+            f"{overall}: {in_words(best.dimension)} is strongest ({_out_of_ten(best.score)}), "
+            f"{in_words(worst.dimension)} weakest ({_out_of_ten(worst.score)})."
         )
     best = max(compared, key=_gap)
     # What stands out below is the scorer's to say: a gap in what it is not sure of is no weakness.
     flagged = [dimension for dimension in compared if dimension.comparison.needs_work]
     worst = min(flagged or compared, key=_gap)
     return (
-        f"{overall}; beside the references of {advisor}, {_dimension(best.dimension)} is strongest "
-        f"({_out_of_ten(best.score)}, {_beside_the_mean(best)}) and {_dimension(worst.dimension)} weakest "
+        f"{overall}; beside the references of {advisor}, {in_words(best.dimension)} is strongest "
+        f"({_out_of_ten(best.score)}, {_beside_the_mean(best)}) and {in_words(worst.dimension)} weakest "
         f"({_out_of_ten(worst.score)}, {_beside_the_mean(worst)})."
     )
 
@@ -205,7 +205,7 @@ def _compared(scores: scorer_pb2.ScoreResponse) -> list[scorer_pb2.DimensionScor
 
 
 def _beside_the_best(dimension: scorer_pb2.DimensionScore, *, compared: bool) -> str:
-    label = _dimension(dimension.dimension).capitalize()
+    label = in_words(dimension.dimension).capitalize()
     best = dimension.comparison.reference.best_example
     if not compared or not best.title:
         return f"{label}: {_out_of_ten(dimension.score)}."
@@ -216,7 +216,7 @@ def _beside_the_best(dimension: scorer_pb2.DimensionScore, *, compared: bool) ->
 def _to_work_on(dimension: scorer_pb2.DimensionScore, advisor: str) -> str:
     comparison = dimension.comparison
     gap = _beside_the_mean(dimension)
-    sentence = f"Work on {_dimension(dimension.dimension)}: it is {gap} of the references of {advisor}."
+    sentence = f"Work on {in_words(dimension.dimension)}: it is {gap} of the references of {advisor}."
     if dimension.evidence:
         sentence += f" {_ended(dimension.evidence[0])}"
     if comparison.advice:
@@ -234,13 +234,6 @@ def _neighbor(neighbor: embedder_pb2.Neighbor) -> str:
 
 def _title(title: str) -> str:
     return f"“{title}”"
-
-
-@functools.cache
-def _dimension(dimension: types_pb2.Dimension.ValueType) -> str:
-    if dimension not in types_pb2.Dimension.values():
-        return "a dimension that this version does not know"
-    return types_pb2.Dimension.Name(dimension).removeprefix("DIMENSION_").lower().replace("_", " ")
 
 
 def _out_of_ten(score: float) -> str:

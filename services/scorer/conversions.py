@@ -5,6 +5,7 @@ from __future__ import annotations
 from mondrian.scorer.v1 import scorer_pb2
 from mondrian.types.v1 import types_pb2
 
+from services.core.dimensions import number_of
 from services.core.engine import Computed
 from services.scorer.comparison import Comparison, compare, note
 from services.scorer.dimensions import DIMENSIONS, NAMES
@@ -45,7 +46,7 @@ def profile_response(advisor: AdvisorReferences, release: str) -> scorer_pb2.Get
     return scorer_pb2.GetProfileResponse(
         advisor=profile.advisor,
         dimensions=[
-            scorer_pb2.DimensionProfile(dimension=_number(index), distribution=_distribution(index, advisor))
+            scorer_pb2.DimensionProfile(dimension=number_of(NAMES[index]), distribution=_distribution(index, advisor))
             for index in range(len(DIMENSIONS))
         ],
         count=profile.count,
@@ -63,7 +64,7 @@ def _dimension(
     advisor: AdvisorReferences | None,
 ) -> scorer_pb2.DimensionScore:
     message = scorer_pb2.DimensionScore(
-        dimension=_number(index),
+        dimension=number_of(NAMES[index]),
         score=one.score,
         confidence=one.confidence,
         evidence=one.evidence,
@@ -110,7 +111,3 @@ def _example(reference: Reference, index: int) -> scorer_pb2.Example:
     return scorer_pb2.Example(
         reference_id=reference.id, title=reference.title, score=reference.scores.dimensions[index].score
     )
-
-
-def _number(index: int) -> types_pb2.Dimension.ValueType:
-    return types_pb2.Dimension.Value(f"DIMENSION_{NAMES[index].upper()}")

@@ -17,6 +17,7 @@ from mondrian.types.v1 import types_pb2
 
 from services.core.advisors import load_advisor
 from services.core.channels import channel_options
+from services.core.dimensions import number_of
 from services.core.errors import ConfigurationError
 from services.core.images import ImageLimits
 from services.core.progress import progress
@@ -88,7 +89,7 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
 
 async def test_a_photograph_against_an_advisor(service: Service) -> None:
     answer = await service.score(encoded(photograph("astronaut")), "ansel")
-    assert [types_pb2.Dimension.Name(one.dimension)[10:].lower() for one in answer.dimensions] == list(NAMES)
+    assert [one.dimension for one in answer.dimensions] == [number_of(name) for name in NAMES]
     for one, dimension in zip(answer.dimensions, DIMENSIONS, strict=True):
         assert 0 <= one.score <= 10
         assert 0 < one.confidence <= dimension.prior + 1e-6

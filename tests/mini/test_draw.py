@@ -12,7 +12,7 @@ from deploy.mini.draw.manners import luminance
 from deploy.mini.draw.noise import fractal
 from deploy.mini.draw.textures import FAMILIES
 from deploy.mini.draw_advisors import ADVISORS, MASTERS, MOST_BYTES, OUT, draw_advisor
-from services.core.advisors import DIMENSIONS
+from services.core.dimensions import DIMENSIONS
 
 KINDS = ATTRIBUTES["kind"]
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.core.advisors import DIMENSIONS, load_advisor, require_id
+from services.core.advisors import load_advisor, require_id
+from services.core.dimensions import DIMENSIONS
 from services.core.errors import ConfigurationError
 
 

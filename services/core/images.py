@@ -28,8 +28,9 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from services.core import pixels
+from services.core import image_faults, pixels
 from services.core.errors import InvalidImage
+from services.core.image_faults import ACCEPTED
 
 if TYPE_CHECKING:
     from services.core.settings import ModelSettings
@@ -47,32 +48,14 @@ FORMATS: Final = (
 """The formats that are read; whatever else Pillow knows is refused unopened. MPO files open as JPEG."""
 EXTENSIONS: Final = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp"})
 """File name endings of these formats, in lower case."""
-ACCEPTED: Final = "a JPEG, PNG, WebP, TIFF, GIF or BMP file"
 
 # The limits below replace Pillow's own guess at a bomb, which would print a warning at 89 million pixels.
 Image.MAX_IMAGE_PIXELS = None
 # Pillow reports damaged metadata as warnings; a file that is usable without it is used, and nobody is told.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-# What people send by mistake, by its first bytes: (offset, signature, name).
-FOREIGN: Final = (
-    (4, b"ftypavif", "an AVIF file"),
-    (4, b"ftyphei", "a HEIC file"),
-    (4, b"ftyphev", "a HEIC file"),
-    (4, b"ftypmif1", "a HEIC file"),
-    (4, b"ftypmsf1", "a HEIC file"),
-    (4, b"ftyp", "a film"),
-    (0, b"%PDF", "a PDF document"),
-    (0, b"8BPS", "a Photoshop file"),
-    (0, b"\xff\x0a", "a JPEG XL file"),
-    (4, b"JXL ", "a JPEG XL file"),
-    (4, b"jP  ", "a JPEG 2000 file"),
-    (0, b"PK\x03\x04", "a ZIP archive"),
-    (0, b"<", "a text document (HTML, XML or SVG)"),
-)
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _PNG_END: Final = b"\0\0\0\0IEND\xaeB`\x82"
-SIGNATURES: Final = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 
 
 @dataclass(frozen=True)
@@ -159,7 +142,7 @@ def decode(content: bytes, *, short_side: int | None = None, limits: ImageLimits
             "The photograph does not fit into the memory; send a smaller copy.", reason="IMAGE_TOO_LARGE"
         ) from error
     except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them run into
-        raise _damaged(content, image, error) from error
+        raise image_faults.damaged(content, image, error) from error
 
 
 def upright_size(content: bytes, *, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int, int]:
@@ -243,7 +226,7 @@ def _open(content: bytes, limits: ImageLimits) -> Image.Image:
         file.reads_left = None
         width, height = image.size
     except Exception as error:  # as above: any exception of a plugin means that the header cannot be used
-        raise _unopened(content) from error
+        raise image_faults.unopened(content) from error
     if width < 1 or height < 1:
         raise InvalidImage(
             f"The photograph has no pixels ({width} x {height}); export it again from its source.",
@@ -273,65 +256,6 @@ def _without_pixels(content: bytes) -> bytes:
     return b"".join((*kept, _PNG_END))
 
 
-def _unopened(content: bytes) -> InvalidImage:
-    if content.startswith(SIGNATURES):
-        if _ends_early(content):
-            return _truncated()
-        return InvalidImage(
-            "The photograph's header is damaged, so it cannot be decoded; export it again from its source.",
-            reason="IMAGE_UNDECODABLE",
-        )
-    start = content[:64].lstrip() if content[:1].isspace() else content[:64]
-    for offset, signature, name in FOREIGN:
-        if start[offset:].startswith(signature):
-            return InvalidImage(f"This is {name}, not {ACCEPTED}; export the photograph as a JPEG.")
-    return InvalidImage(f"This is not a photograph that can be read; send {ACCEPTED}.")
-
-
-def _too_large(size: int, limits: ImageLimits) -> InvalidImage:
-    return InvalidImage(
-        f"The photograph has {size / 2**20:,.1f} MiB, more than the"
-        f" {limits.max_bytes / 2**20:,.0f} MiB accepted; save it as a JPEG of quality 90 or at fewer pixels.",
-        reason="IMAGE_TOO_LARGE",
-    )
-
-
-def _damaged(content: bytes, image: Image.Image, error: Exception) -> InvalidImage:
-    if "truncated" in str(error).lower() or _ends_early(content) or _strips_missing(content, image):
-        return _truncated()
-    return InvalidImage(
-        f"The photograph is a damaged {image.format or 'image'} file and cannot be decoded; export it again from"
-        " its source.",
-        reason="IMAGE_UNDECODABLE",
-    )
-
-
-def _truncated() -> InvalidImage:
-    return InvalidImage(
-        "The photograph is cut off: the file ends before the picture does; copy or upload it again.",
-        reason="IMAGE_TRUNCATED",
-    )
-
-
-def _ends_early(content: bytes) -> bool:
-    """Returns whether a file that could not be decoded lacks its end, by the format's own marks."""
-    tail = content[-4096:]
-    if content.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" not in tail
-    if content.startswith(b"\x89PNG"):
-        return b"IEND" not in tail
-    if content.startswith(b"GIF8"):
-        return not tail.rstrip(b"\0").endswith(b";")
-    if content.startswith(b"RIFF"):
-        return int.from_bytes(content[4:8], "little") + 8 > len(content)
-    if content.startswith(b"BM"):
-        return len(content) < 26 or int.from_bytes(content[2:6], "little") > len(content)
-    if content.startswith((b"II*\0", b"MM\0*")):
-        little = content.startswith(b"II")
-        return int.from_bytes(content[4:8], "little" if little else "big") + 2 > len(content)
-    return False
-
-
 def _tile_pixels(image: Image.Image) -> int:
     """Returns the pixels of a TIFF's tile, which is unpacked whole however little of it the picture takes; 0 without
     tiles."""
@@ -341,12 +265,9 @@ def _tile_pixels(image: Image.Image) -> int:
     return width * height if isinstance(width, int) and isinstance(height, int) else 0
 
 
-def _strips_missing(content: bytes, image: Image.Image) -> bool:
-    """Returns whether a TIFF file names strips or tiles beyond its end."""
-    if not isinstance(image, TiffImagePlugin.TiffImageFile):
-        return False
-    for offsets_tag, lengths_tag in ((273, 279), (324, 325)):
-        offsets, lengths = image.tag_v2.get(offsets_tag, ()), image.tag_v2.get(lengths_tag, ())
-        if any(offset + length > len(content) for offset, length in zip(offsets, lengths, strict=False)):
-            return True
-    return False
+def _too_large(size: int, limits: ImageLimits) -> InvalidImage:
+    return InvalidImage(
+        f"The photograph has {size / 2**20:,.1f} MiB, more than the"
+        f" {limits.max_bytes / 2**20:,.0f} MiB accepted; save it as a JPEG of quality 90 or at fewer pixels.",
+        reason="IMAGE_TOO_LARGE",
+    )

@@ -91,6 +91,7 @@ LARGE: Final = 16_000_000
 largest takes half a gigabyte (as an animated WebP a whole one), and threads enough to keep all cores busy would take
 that many of them."""
 _one_large: Final = threading.Lock()
+THUMBNAIL_SIDE: Final = 256
 # A header in as many pieces as a file of 15 MiB has room for would take Python half a minute to read.
 _MAX_HEADER_READS: Final = 10_000
 # The beginning of a JPEG's scan: marker, length, and of how many channels it is.
@@ -181,9 +182,9 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def thumbnail_jpeg(image: Image.Image, long_side: int = 256) -> bytes:
-    """Returns a JPEG without metadata whose longer side is at most `long_side` pixels; never enlarged."""
-    scale = min(1.0, long_side / max(image.size))
+def thumbnail_jpeg(image: Image.Image) -> bytes:
+    """Returns a JPEG without metadata whose longer side is at most THUMBNAIL_SIDE pixels; never enlarged."""
+    scale = min(1.0, THUMBNAIL_SIDE / max(image.size))
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     # Reduced by boxes first, as Pillow makes thumbnails of itself: a fifth of the time of the best filter.
     small = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)

@@ -21,6 +21,7 @@ from grpc_status import rpc_status
 
 from services.core import errors, telemetry
 from services.core.byte_budget import ByteBudget
+from services.core.deadlines import Context
 from services.core.metrics import RPC_IN_FLIGHT, RPC_SECONDS
 
 log = logging.getLogger("mondrian.rpc")
@@ -38,8 +39,6 @@ _QUIET: Final = (
 _TIME_IS_UP: Final = 0.02
 # A listing has a place beside any number of photographs.
 _LIGHT_BYTES: Final = 64 * 1024
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 @dataclass(frozen=True)

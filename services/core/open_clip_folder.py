@@ -19,6 +19,9 @@ from services.core.imports import without
 
 CONFIG: Final = "open_clip_config.json"
 WEIGHTS: Final = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors")
+MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
+STD: Final = (0.26862954, 0.26130258, 0.27577711)
+"""How OpenAI's CLIP normalises colours from 0 to 1; open_clip assumes it where a configuration names nothing else."""
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 

@@ -43,7 +43,7 @@ def upright_srgb(image: Image.Image) -> Image.Image:
     return rgb.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else rgb
 
 
-def grey_from_16(values: npt.NDArray[Any], greatest: int = 65_535) -> npt.NDArray[np.uint8]:
+def grey_from_16(values: npt.NDArray[Any], greatest: int) -> npt.NDArray[np.uint8]:
     """Returns 0..`greatest` as 0..255 (uint8), rounded: of 16 bits a division by 257, exact at both ends.
 
     Pillow's own conversion clips at 255 instead, which turns nearly all of a 16-bit photograph white.

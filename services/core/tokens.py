@@ -17,6 +17,7 @@ import grpc.aio
 from grpc_status import rpc_status
 
 from services.core.changes import Watched
+from services.core.deadlines import Context
 from services.core.errors import ConfigurationError, Unauthenticated, to_rpc_status
 
 log = logging.getLogger("mondrian.server")
@@ -93,7 +94,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(_refuse)
 
 
-async def _refuse(request: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+async def _refuse(request: object, context: Context) -> None:
     refusal = Unauthenticated("The call carries no bearer token that is accepted; send one as `authorization`.")
     status = rpc_status.to_status(to_rpc_status(refusal))
     await context.abort(status.code, status.details, status.trailing_metadata)

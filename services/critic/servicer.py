@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any
 
-import grpc.aio
 from mondrian.critic.v1 import critic_pb2, critic_pb2_grpc
 
 from services.core import telemetry
-from services.core.deadlines import deadline_of
+from services.core.deadlines import Context, deadline_of
 from services.core.errors import fields_of
 from services.core.identifiers import asked_advisor
 from services.core.pages import page
@@ -30,8 +28,6 @@ from services.critic.grounding import invented_titles
 from services.critic.sections import read
 from services.critic.serving import Asked, Serving, Writing
 from services.critic.settings import CriticSettings
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class CriticServicer(critic_pb2_grpc.CriticServiceServicer):

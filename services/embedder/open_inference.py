@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 from collections.abc import Sequence
-from typing import Any
 
-import grpc.aio
 from inference import open_inference_pb2 as inference_pb2
 from inference import open_inference_pb2_grpc as inference_pb2_grpc
 
-from services.core.deadlines import deadline_of
+from services.core.deadlines import Context, deadline_of
 from services.core.errors import InvalidImage, ModelNotFound
 from services.embedder import tensors
 from services.embedder.encoder import Vector
 from services.embedder.serving import Serving
 
 PLATFORM = "mondrian_clip"
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class OpenInferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):

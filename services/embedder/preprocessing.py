@@ -17,6 +17,7 @@ from PIL import Image
 
 from services.core.errors import ConfigurationError
 from services.core.images import DEFAULT_LIMITS, ImageLimits, decode
+from services.core.open_clip_folder import MEAN, STD
 from services.embedder.encoder import Pixels
 
 VERSION = 2
@@ -27,9 +28,6 @@ _LARGE = 4_000_000
 """Pixels beyond which Pillow resizes, reducing by boxes of pixels first: no scaled JPEG has so many."""
 _REDUCING_GAP = 2.0
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-# The normalisation of OpenAI's CLIP, which open_clip assumes where a configuration names none.
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -40,9 +38,9 @@ class Preprocessing:
     """Pixels, 1 and more."""
     width: int
     """Pixels, 1 and more."""
-    mean: tuple[float, float, float] = _MEAN
+    mean: tuple[float, float, float] = MEAN
     """Subtracted from red, green and blue, which range from 0 to 1."""
-    std: tuple[float, float, float] = _STD
+    std: tuple[float, float, float] = STD
     """Divides what is left."""
     interpolation: str = "bicubic"
     """`bicubic` or `bilinear`."""
@@ -62,8 +60,8 @@ class Preprocessing:
         made = cls(
             height=height,
             width=width,
-            mean=_three(config.get("mean") or _MEAN),
-            std=_three(config.get("std") or _STD),
+            mean=_three(config.get("mean") or MEAN),
+            std=_three(config.get("std") or STD),
             interpolation=str(config.get("interpolation") or "bicubic"),
             resize_mode=str(config.get("resize_mode") or "shortest"),
             fill=int(config.get("fill_color") or 0),

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from typing import Any
 
-import grpc.aio
 import numpy as np
 from mondrian.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 
-from services.core.deadlines import deadline_of
+from services.core.deadlines import Context, deadline_of
 from services.core.engine import Computed
 from services.core.errors import EncoderMismatch, InvalidArgument
 from services.core.identifiers import asked_advisor
@@ -25,7 +23,6 @@ from services.embedder.serving import Serving
 
 DEFAULT_TOP_K = 3
 _REFERENCE_ID = re.compile(r"[0-9a-f]{64}")
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):

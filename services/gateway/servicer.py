@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Final
 
-import grpc
-import grpc.aio
 from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 
 from services.core.byte_budget import ByteBudget
+from services.core.deadlines import Context
 from services.core.errors import fields_of
 from services.core.interceptors import REQUEST_ID
 from services.core.tokens import Metadata
@@ -26,8 +25,6 @@ from services.gateway.stream import events_of
 
 # Clients that mean "for ever" send centuries, which the library takes for a time that has passed when it sends them on.
 _LONGEST_S: Final = 24 * 3600.0
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):

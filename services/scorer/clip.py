@@ -18,17 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from services.core.open_clip_folder import OpenClipFolder
+from services.core.open_clip_folder import MEAN, STD, OpenClipFolder
 
 Matrix = NDArray[np.float32]
 """Embeddings [n, dimensions], each of Euclidean length 1."""
 
 PREPARATION: Final = "pad-1"
 """Part of the hash: changed when the same picture would reach the tower as other numbers."""
-
-# The normalisation of OpenAI's CLIP, which open_clip assumes where a configuration names none.
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Backbone:
@@ -46,8 +42,8 @@ class Backbone:
         size = model.visual.image_size
         self._rows, self._columns = (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
         # [1, 3, 1, 1]: of 0..255.
-        self._mean = torch.tensor(preprocess.get("mean") or _MEAN, device=self._device).view(1, 3, 1, 1) * 255
-        self._std = torch.tensor(preprocess.get("std") or _STD, device=self._device).view(1, 3, 1, 1) * 255
+        self._mean = torch.tensor(preprocess.get("mean") or MEAN, device=self._device).view(1, 3, 1, 1) * 255
+        self._std = torch.tensor(preprocess.get("std") or STD, device=self._device).view(1, 3, 1, 1) * 255
 
     @property
     def scale(self) -> float:

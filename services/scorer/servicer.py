@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
-import grpc.aio
 from mondrian.scorer.v1 import scorer_pb2, scorer_pb2_grpc
 
-from services.core.deadlines import deadline_of
+from services.core.deadlines import Context, deadline_of
 from services.core.identifiers import asked_advisor
 from services.scorer.conversions import profile_response, score_response
 from services.scorer.serving import Serving
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ScorerServicer(scorer_pb2_grpc.ScorerServiceServicer):

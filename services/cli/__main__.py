@@ -6,7 +6,7 @@ import sys
 
 
 def app() -> None:
-    """Runs the command. Loading it takes a moment, in which Ctrl-C is to be as quiet as it is later."""
+    """Runs the command. Ctrl-C ends it quietly even while it is still being loaded."""
     try:
         from services.cli.commands import app as commands
         from services.core.output import any_streams

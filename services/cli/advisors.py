@@ -39,7 +39,7 @@ def advisors(
 
 
 def _show_served(found: list[gateway_pb2.AdvisorSummary], unasked: set[gateway_pb2.Part.ValueType]) -> None:
-    """Prints the advisors; what a service in `unasked` would have said of them is not known."""
+    """Prints the advisors; `unasked` are the parts that could not be asked about them."""
     console = out()
     if not found:
         console.print("No advisor is served; pre-compute one with `mondrian precompute --advisor-dir DIR`.")

@@ -128,7 +128,8 @@ def _own_fault(error: Exception) -> NoReturn:
 
 
 def _wrong_use(error: Any) -> NoReturn:
-    """Ends the command: its help where no word was given, else what is wrong with the words in one sentence."""
+    """Ends the command: with its help where it got no arguments, else with one sentence about what is wrong with
+    them."""
     if type(error).__name__ == "NoArgsIsHelpError":
         raise error
     context = getattr(error, "ctx", None)

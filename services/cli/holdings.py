@@ -37,7 +37,7 @@ def store_of(settings: CommonSettings, service: Service) -> ReleaseStore:
 
 
 def utc(created: str) -> str:
-    """Returns the time at which a release was published, ISO 8601, to the second and easier to read."""
+    """Returns a time of a manifest, ISO 8601, as people write it: 2026-01-31 09:00:00."""
     return created[:19].replace("T", " ")
 
 

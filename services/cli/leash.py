@@ -1,9 +1,8 @@
-"""Becomes a program that ends with the process that started it: `python -m services.cli.leash PARENT MODULE ...`.
+"""Runs a program that ends with the process that started it: `python -m services.cli.leash PARENT MODULE ...`.
 
-The kernel sends it SIGTERM when its `mondrian` is gone, however that went (a hangup and kill -9 included), so that no
-service is left behind with a port in its hands, and no precompute with the right to write. Done here, in the new
-process and before it becomes that program, because running Python between fork and exec of a process with gRPC threads
-is not safe.
+The kernel sends it SIGTERM when its `mondrian` is gone for any reason (a hangup and kill -9 included), so that no
+service keeps a port and no precompute the writer's lock. This is set up in the new process, because running Python
+between fork and exec is not safe in a process with gRPC threads.
 """
 
 from __future__ import annotations

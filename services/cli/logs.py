@@ -75,7 +75,7 @@ class FileOutput:
         return descriptor
 
     def last_line(self, plan: Plan) -> str:
-        """Returns the last line that the service's newest process wrote; what earlier ones wrote is not its word."""
+        """Returns the last line that the service's newest process wrote; empty where only earlier ones wrote."""
         with self.path(plan).open("rb") as file:
             file.seek(max(self._begun.get(plan.service.name, 0), self.path(plan).stat().st_size - 8_192))
             lines = file.read().decode("utf-8", "replace").split("\n")

@@ -1,4 +1,4 @@
-"""Photographs that are named on the command line, with what can be told before anything is sent."""
+"""Photographs named on the command line, checked as far as possible before anything is sent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class UnusablePhotograph(CommandFailed):
 
 
 def shown(path: Path) -> str:
-    """Returns a path as it is told, in a terminal, a page or JSON: with escapes where it is not one line of text."""
+    """Returns a path as it is shown on a terminal, on a page or in JSON: what is not one line of text is escaped."""
     return legible(str(path))
 
 
@@ -73,7 +73,7 @@ def read_photograph(path: Path) -> bytes:
 
 
 def _open(path: str, flags: int) -> int:
-    """Opens a file without waiting for somebody to write into it: a pipe that nobody has open is an empty one."""
+    """Opens a file without blocking: a pipe that has no writer reads as an empty file."""
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     os.set_blocking(descriptor, True)
     return descriptor

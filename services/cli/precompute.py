@@ -87,7 +87,7 @@ def precompute_folders(settings: CommonSettings, folders: Sequence[Path], adviso
                 return code
             worst = max(worst, MISCONFIGURED if code == MISCONFIGURED else FAILED if code else 0)
             if code:
-                # Another writer may have the one store now, and the other next: both are to have an advisor whole.
+                # The other store is left alone: of two runs at once, each might get its advisor into one of them only.
                 break
         line = Text(plain(summary(settings, advisor.id)), style="bold" if not worst else "bold red")
         console.print(line, soft_wrap=True)
@@ -97,7 +97,7 @@ def precompute_folders(settings: CommonSettings, folders: Sequence[Path], adviso
 def run_precompute(settings: CommonSettings, service: Service, folder: Path, advisor_id: str) -> int:
     """Returns the exit code of one service's precompute, whose progress and sentences go straight to the terminal."""
     require_id(advisor_id)
-    # However this process goes, a hangup of its terminal included, what it started does not compute on.
+    # The child must not outlive this process, however that ends (a hangup of its terminal included).
     command = [sys.executable, "-m", "services.cli.leash", str(os.getpid()), f"services.{service.name}.precompute"]
     command += ["--advisor-dir", str(folder), "--advisor-id", advisor_id, "--data-dir", str(settings.data_dir)]
     environment = {
@@ -110,14 +110,14 @@ def run_precompute(settings: CommonSettings, service: Service, folder: Path, adv
     process: subprocess.Popen[bytes] | None = None
 
     def stop(number: int, frame: FrameType | None) -> None:
-        # Ctrl-C reaches both processes, this only the one that it was sent to.
+        # Ctrl-C reaches both processes, SIGTERM only the one that it was sent to.
         if process is not None:
             process.send_signal(number)
         raise KeyboardInterrupt
 
     held = {signal.SIGINT, signal.SIGTERM}
     before = signal.signal(signal.SIGTERM, stop)
-    # Held back until the new process can answer them with a sentence: it lets them through by itself.
+    # Blocked until the new process can answer them with a sentence; it unblocks them itself.
     signal.pthread_sigmask(signal.SIG_BLOCK, held)
     try:
         process = subprocess.Popen(command, env=environment)

@@ -201,7 +201,7 @@ def claim_port(service: Service, host: str, port: int, taken: Sequence[int], var
         raise ConfigurationError(f"Two services are to listen on port {port}; {change}.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As the server does: a port that is only waiting for late packets of its last owner is free.
+        # As the server does: a port in TIME_WAIT counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host.strip("[]"), port))

@@ -21,7 +21,7 @@ NOTE: Final = "samples.sha256"
 SPACE_MAKERS: Final = tuple(
     f"MONDRIAN_{service}{name}" for service in ("", "EMBEDDER_", "SCORER_") for name in ("ENGINE", "DTYPE")
 )
-"""Settings of the services with which the same weights make another space."""
+"""Settings of the services that change the embeddings' space although the weights are the same."""
 
 
 def sample_folders() -> list[Path]:

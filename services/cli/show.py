@@ -41,7 +41,7 @@ SCALE: Final = "0         5        10"
 MARKED_SCALE: Final = "0   │ is the mean  10"
 NUMBERS: Final = frozenset({"Score", "Mean", "Gap", "Percentile"})
 NARROW, WIDE = 74, 100
-"""Terminals below the first show no bars, from the second on also percentile and best reference."""
+"""Terminals narrower than the first show no bars; from the second on, percentile and best reference are shown too."""
 
 
 def show_title(console: Console, photograph: str, advisor: str, mode: str) -> None:

@@ -1,4 +1,4 @@
-"""Keeps the services running: starts them, asks their health, says what dies, starts it again, stops all cleanly.
+"""Keeps the services running: starts them, watches their health, restarts one that dies, and stops all cleanly.
 
 Everything happens in the thread that calls `run`: the kernel ties a child to the thread that started it.
 """

@@ -5,8 +5,8 @@
       references/      the photographs; without this folder, those beside advisor.yaml
       metadata.yaml    for each file name: title, year, location, description, significance, tags, best_for
 
-Everything but one photograph is optional. The folder's texts are data: file names name files of the photographs' folder
-and nothing else, and what does not fit ends in one sentence.
+Everything but one photograph is optional. A file name in metadata.yaml can only name a file of the photographs' folder,
+and a fault of the folder ends in one sentence.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class AdvisorFolder:
     photographs: tuple[ReferenceFile, ...]
     """At least one."""
     notices: tuple[str, ...] = ()
-    """Sentences about what was passed over: files that are no photographs, metadata of missing files, other fields."""
+    """Sentences about what was ignored: files that are not photographs, metadata of missing files, unknown fields."""
 
 
 def load_advisor(path: Path, advisor_id: str | None = None) -> AdvisorFolder:
@@ -167,7 +167,7 @@ def _photographs(folder: Path, notices: list[str]) -> list[Path]:
 
 
 def _fault_of_photograph(path: Path) -> str:
-    """Returns why a path that ends like a photograph's is none, before it is opened: a pipe would never answer."""
+    """Returns why a path with a photograph's extension cannot be one; it is not opened, since a pipe would block."""
     if not path.is_file():
         return "it is a folder" if path.is_dir() else "it is no file, or a link that leads to none"
     # Names are printed, stored and served as text.
@@ -192,7 +192,7 @@ def _metadata(path: Path, file_names: set[str], notices: list[str]) -> dict[str,
 def _about(where: Path, path: Path, entry: dict[str, object]) -> About:
     year = entry.get("year")
     if year is not None and (isinstance(year, bool) or not isinstance(year, int) or not 1800 <= year <= 2200):
-        # Of a list no more than that it is one: a small file can hold one that is endless to print.
+        # Lists are not printed: a small YAML file can hold an endless one.
         written = f"a {type(year).__name__}" if isinstance(year, (dict, list)) else repr(str(year)[:40])
         raise ConfigurationError(
             f"{where}: the year of '{path.name}' is {written}; write a number from 1800 to 2200, or none."

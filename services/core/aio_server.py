@@ -1,9 +1,8 @@
-"""A grpc.aio server that goes on where it is asked for a method whose name is no text.
+"""A grpc.aio server that survives a call whose method name is not valid UTF-8.
 
-The library's own ends there: it decodes the name in the one task that takes the calls of all clients, so that a single
-request of anybody, before any token is looked at, closes the port for good while the process lives on. The methods that
-are served never take that way, since the core tells them apart itself. Of all others no name is needed: the answer is
-UNIMPLEMENTED.
+The library decodes the name in the one task that accepts calls, so a single such request, sent before any token is
+checked, stops the server from accepting calls for good while the process lives on. Calls of the served methods are
+matched by gRPC's core and never get there; for all others no name is needed, since the answer is UNIMPLEMENTED.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from services.core.channels import ChannelOptions
 
 class _Server(cygrpc.AioServer):
     def _make_request_call_future(self, method: bytes | None) -> asyncio.Future[Any]:
-        """Returns the next call of a method that is served; for None what ends with the server alone."""
+        """Returns the next call of a served method; for None a task that answers all other calls until the server
+        ends."""
         if method is None:
             return asyncio.ensure_future(self._refuse_unknown())
         call: asyncio.Future[Any] = super()._make_request_call_future(method)

@@ -1,4 +1,4 @@
-"""How many bytes of requests are being answered at once: few large photographs weigh as much as many small ones."""
+"""A limit to the bytes of the requests being answered: a few large photographs weigh as much as many small ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ByteBudget:
 
     @contextlib.contextmanager
     def hold(self, size: int) -> Iterator[None]:
-        """Counts `size` bytes meanwhile.
+        """Counts `size` bytes until the end of the block.
 
         Raises:
             Overloaded: there is no room for them beside the others.
@@ -46,7 +46,7 @@ class ByteBudget:
 
     async def acquire(self, size: int) -> None:
         """Counts `size` bytes from when there is room for them until `release`; first come, first served."""
-        # In line: small ones that go on coming would keep a large one out for ever.
+        # One at a time: otherwise a stream of small ones would keep a large one out for ever.
         async with self._line:
             while self._full(size):
                 self._freed.clear()

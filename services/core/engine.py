@@ -19,7 +19,7 @@ from services.core.settings import ReferenceSettings, available_cpus
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Hashing less than this takes the event loop less time than handing it to a thread does.
+# Below this size, hashing on the event loop is cheaper than handing the bytes to a thread.
 _HASHED_INLINE: Final = 512 * 1024
 
 
@@ -44,7 +44,7 @@ class Engine(ABC, Generic[T, R]):
     """Runs a model for many callers. Its coroutines belong to one event loop.
 
     At most `max_queue` + `max_batch` items are being prepared, waiting and computed; one more is refused at once. Equal
-    ones are computed once, and what its callers have left is neither prepared nor computed.
+    ones are computed once, and one whose callers have all left is dropped.
     """
 
     def __init__(self, name: str, settings: ReferenceSettings, known: Callable[[str], R | None]) -> None:
@@ -77,7 +77,8 @@ class Engine(ABC, Generic[T, R]):
             QueuedTooLong: the deadline would pass before its turn.
             DeviceMemory: the batch does not fit into the device's memory.
         """
-        # Not in the decoding threads: whoever is to be refused, or is known, must not wait behind those being decoded.
+        # Not in the decoding threads: a request that is refused or known must not wait behind photographs being
+        # decoded.
         identity = sha256(content) if len(content) < _HASHED_INLINE else await asyncio.to_thread(sha256, content)
         return await self._computed(identity, lambda: self._decode(content), deadline, self._known)
 
@@ -129,7 +130,7 @@ class Engine(ABC, Generic[T, R]):
             started = time.perf_counter()
             return prepare(), time.perf_counter() - started
 
-        # A caller who leaves takes what has not begun out of the pool's queue.
+        # If the caller leaves, what has not begun leaves the pool's queue.
         item, decode_s = await asyncio.get_running_loop().run_in_executor(self._pool, timed)
         result, measured = await self._batcher.submit(item)
         return result, decode_s, measured

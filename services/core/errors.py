@@ -146,8 +146,8 @@ class Forwarded(MondrianError):
 
 @contextlib.contextmanager
 def fields_of(name: str) -> Iterator[None]:
-    """Makes the fields that errors name those of the field `name`, whose message is looked at meanwhile: its "mode"
-    is the whole request's "request.mode"."""
+    """Puts `name` before the fields that errors name: "mode" becomes "request.mode" while the message in the field
+    "request" is checked."""
     try:
         yield
     except MondrianError as error:

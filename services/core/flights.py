@@ -67,7 +67,7 @@ class Flights(Generic[T]):
         if flight is not None and flight.task is task:
             del self._flights[key]
         if task.done() and not task.cancelled():
-            # Looked at, so that a failure nobody waits for any more is not reported as forgotten.
+            # Retrieved, so that asyncio does not report a failure that nobody waits for any more.
             task.exception()
 
     def _admit(self, deadline: float | None) -> None:

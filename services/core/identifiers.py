@@ -1,5 +1,5 @@
-"""What an advisor's id looks like: one rule for folders, releases and the requests of every service; and how the name
-of a file or folder that may be anything is written."""
+"""The rule for an advisor's id, one for folders, releases and requests; and how to print the name of a file, which may
+hold anything."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ADVISOR_ID: Final = re.compile(r"[a-z0-9-]{1,64}")
 """The whole of an advisor's id."""
 # The categories of control characters, halves of a pair, and separators of lines.
 _UNPRINTABLE: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
-# What lets the text behind it, up to the end of its line, run the other way.
+# Characters that turn the direction of the text behind them.
 _TURNS: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -37,11 +37,11 @@ def asked_advisor(advisor: str, *, required: bool) -> str:
 
 
 def legible(name: str) -> str:
-    """Returns a file's name with what is no text, or moves the cursor of a terminal, as escapes."""
+    """Returns a file's name with everything escaped that is not text or would move a terminal's cursor."""
     text = os.fsencode(name).decode(errors="backslashreplace")
     return "".join(each if printable(each) else each.encode("unicode_escape").decode() for each in text)
 
 
 def printable(character: str) -> bool:
-    """Returns whether a character is one of a line of text, and leaves those around it alone."""
+    """Returns whether a character belongs to a line of text and does not affect those around it."""
     return unicodedata.category(character) not in _UNPRINTABLE and character not in _TURNS

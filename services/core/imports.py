@@ -1,4 +1,4 @@
-"""Imports of large libraries, less what they would bring along and is not wanted."""
+"""Importing a large library without another that it would bring along."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def without(module: str) -> Iterator[None]:
-    """Lets an import of `module` fail meanwhile as if it were not installed; what is imported already stays."""
+    """Makes importing `module` fail within the block, as if it were not installed; if already imported, it stays."""
     hidden = module not in sys.modules
     if hidden:
         # An import of None raises ImportError, which those who import optional modules are prepared for.

@@ -43,7 +43,7 @@ _LIGHT_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True)
 class _Received:
-    """A request as it came: the message, or why its bytes are none, and how many they are."""
+    """A request as it came: the message, or the error of decoding it, and its size in bytes."""
 
     message: Any
     size: int
@@ -52,8 +52,8 @@ class _Received:
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every handler: MondrianError -> its row of the table, anything else -> INTERNAL with a request id.
 
-    What does not fit into the budget of bytes beside the requests that are being answered is refused. Streams of
-    requests are not counted here: who reads them knows when one is done with.
+    A request for which the byte budget has no room is refused. Streams of requests are not counted here: only their
+    reader knows when it has finished with a request.
     """
 
     def __init__(self, budget: ByteBudget) -> None:
@@ -143,8 +143,7 @@ class _Call:
             log.error("request %s failed", self.request_id, exc_info=error)
             status = errors.internal_status(self.request_id)
         self.code = errors.CODES[status.code]
-        # Whoever keeps the error would keep the photograph with it: an error and its traceback are garbage that counts
-        # few objects, and collected late.
+        # The traceback's frames refer to the photograph, and as garbage of few objects they would be collected late.
         traceback.clear_frames(error.__traceback__)
         await self._abort(status)
 
@@ -192,7 +191,7 @@ def _stream(
                 await this.fail(error)
                 raise
             finally:
-                # A client that leaves ends the handler here and now, not when garbage is collected.
+                # If the client leaves, the handler ends now, not when garbage is collected.
                 close = getattr(responses, "aclose", None)
                 if close is not None:
                     await close()
@@ -207,9 +206,9 @@ def _counted(request: Any, budget: ByteBudget) -> AbstractContextManager[None]:
 
 
 def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], _Received] | None:
-    """Returns a deserializer that gives the error where the bytes are no message.
+    """Returns a deserializer that returns the error, instead of raising it, where the bytes are not a message.
 
-    What it raised would end the call in the library: with UNKNOWN, uncounted, and a trace in the log for each.
+    If it raised, the library would end the call itself: with UNKNOWN, uncounted, and with a traceback in the log.
     """
     if deserialize is None:
         return None
@@ -227,7 +226,7 @@ def _readable(request: Any) -> Any:
     """Returns the message of a request, or a stream of the messages of many.
 
     Raises:
-        InvalidArgument: the bytes are no message; of many, when it is their turn.
+        InvalidArgument: the bytes are not a message; in a stream, once that message is reached.
     """
     if isinstance(request, AsyncIterator):
         return _each(request)

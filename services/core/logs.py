@@ -44,13 +44,13 @@ def _extra(record: logging.LogRecord) -> dict[str, object]:
     return {name: value for name, value in vars(record).items() if name not in _STANDARD}
 
 
-# Of a client that left while an answer was on its way to it: the call's own line says CANCELLED. Of a header that is no
-# text, quoted as it is: it may be a token, and is read as one that is not accepted.
+# The first is about a client that left before its answer came; the call's own line says CANCELLED. The second quotes a
+# header that is not text and may be a token; such a token is not accepted anyway.
 _CLIENTS_DOING: Final = ("ExecuteBatchError raised in core", "Invalid encoding on")
 
 
 def worth_telling(record: logging.LogRecord) -> bool:
-    """Returns False for what gRPC says, as an error with a trace, of what a client did."""
+    """Returns False for the errors with tracebacks that gRPC logs about what a client did."""
     return not record.getMessage().startswith(_CLIENTS_DOING)
 
 
@@ -62,6 +62,6 @@ def configure_logging(level: str, form: str) -> None:
     # Model libraries are talkative about what a user cannot act on.
     for name in ("httpx", "urllib3", "PIL", "transformers", "open_clip", "timm", "asyncio", "grpc._cython"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # What is wrong with a caller's tracestate would be quoted.
+    # It would quote a caller's malformed tracestate.
     logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)
     logging.getLogger("grpc._cython.cygrpc").addFilter(worth_telling)

@@ -1,4 +1,4 @@
-"""Standard output and error whose reader may leave, which may be closed, or which lack characters."""
+"""Standard output and error that may be closed, may lose their reader, or lack characters."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any, TextIO, cast
 
 
 def any_streams() -> None:
-    """Makes output possible whatever it goes to: of closed streams it is lost, a character that stdout lacks is "?"."""
+    """Makes writing to stdout and stderr safe: to closed ones it is lost, a character that stdout lacks becomes "?"."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A stream that was a file and leads to a pipe by now cannot be told, and writes as it did.
+        # A stream opened as a file that is a pipe by now cannot be changed, and stays as it was.
         with contextlib.suppress(OSError):
             sys.stdout.reconfigure(errors="replace")
 
 
 def lose(stream: TextIO) -> None:
-    """Lets a stream whose reader has left lead nowhere, so that Python does not complain again at its exit."""
+    """Redirects a stream whose reader has left to nowhere, so that Python does not complain again at its exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
@@ -30,13 +30,13 @@ def lose(stream: TextIO) -> None:
 
 @contextlib.contextmanager
 def going_on_unread() -> Iterator[None]:
-    """Lets the command go on where the reader of its output (head, less) has seen enough: its work is wanted."""
+    """Lets a command finish its work although the reader of its output (head, less) has left."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (cast(TextIO, _Unread(stream)) for stream in before)
     try:
         yield
     finally:
-        # Here and not at the exit, where Python could but complain.
+        # Here and not at the exit, where Python could only complain.
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         sys.stdout, sys.stderr = before

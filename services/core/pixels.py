@@ -38,13 +38,14 @@ def upright_srgb(image: Image.Image) -> Image.Image:
     colour, alpha = _split_alpha(_eight_bits(image))
     rgb = _srgb(colour, profile if isinstance(profile, bytes) else None)
     if alpha is not None:
-        # Into the colours, which are a copy, where they do not show: a second picture would take as much memory again.
+        # In place, since `rgb` is a copy already: a second picture would take as much memory again.
         rgb.paste("white", mask=ImageChops.invert(alpha))
     return rgb.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else rgb
 
 
 def grey_from_16(values: npt.NDArray[Any], greatest: int) -> npt.NDArray[np.uint8]:
-    """Returns 0..`greatest` as 0..255 (uint8), rounded: of 16 bits a division by 257, exact at both ends.
+    """Returns 0..`greatest` scaled to 0..255 (uint8), rounded; for 16 bits that is a division by 257, exact at both
+    ends.
 
     Pillow's own conversion clips at 255 instead, which turns nearly all of a 16-bit photograph white.
     """
@@ -88,7 +89,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _strips(image: Image.Image) -> Iterator[npt.NDArray[Any]]:
-    """Yields an image's values, about a million at a time: a copy of all of them would take much memory again."""
+    """Yields an image's values, about a million at a time, so that there is never a copy of all of them."""
     height = max(1, 1_000_000 // image.width)
     for top in range(0, image.height, height):
         yield np.asarray(image.crop((0, top, image.width, min(top + height, image.height))))
@@ -130,9 +131,9 @@ def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 @functools.lru_cache(maxsize=16)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Returns the way from a profile to sRGB; None where the profile is sRGB itself or cannot be used.
+    """Returns the transform from a profile to sRGB; None where the profile is sRGB itself or cannot be used.
 
-    Building one takes milliseconds; applying one is safe in several threads (lcms2 copies its cache a call).
+    Building one takes milliseconds; applying one is thread-safe (lcms2 copies its cache on every call).
     """
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))

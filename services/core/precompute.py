@@ -32,7 +32,7 @@ class Skipped:
 
 
 def remarks(skipped: Sequence[Skipped], left_behind: Sequence[str], changed: str) -> list[str]:
-    """Returns what a run has to add, for people: which files it skipped, and which advisors it left behind.
+    """Returns a run's remarks for people: which files it skipped, and which advisors it left behind.
 
     `changed` names what those advisors were pre-computed by, which has changed since: "encoder", "scorer".
     """
@@ -47,9 +47,9 @@ def remarks(skipped: Sequence[Skipped], left_behind: Sequence[str], changed: str
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Makes SIGTERM what Ctrl-C is: the kernel would not even pass it on to the first process of a container.
+    """Makes SIGTERM act like Ctrl-C; by default the first process of a container would ignore it.
 
-    The first of them is the only one that is heard: the next would interrupt what is being put in order.
+    Only the first signal counts: another would interrupt the cleaning up.
     """
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
 
@@ -60,10 +60,10 @@ def stoppable() -> Iterator[None]:
 
     try:
         for each, handler in before.items():
-            # Ignored by whoever started this (nohup, a shell's background), it stays so.
+            # A signal that the parent ignores (nohup, a shell's background job) stays ignored.
             if handler is not signal.SIG_IGN:
                 signal.signal(each, stop)
-        # Whoever starts this may have held them back while Python itself was starting.
+        # The parent may have blocked them while Python itself was starting.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
         yield
     finally:

@@ -88,7 +88,7 @@ class RunningServer:
         self.settings = settings
         self.port = 0
         self._health = health.aio.HealthServicer()
-        # Tokens are asked for inside the other, so that refused calls are counted and logged like all.
+        # Tokens are checked inside the other interceptor, so that refused calls are counted and logged too.
         tokens = [TokenInterceptor(Tokens(settings.tokens_file))] if settings.tokens_file else []
         calls = CallInterceptor(ByteBudget(settings.max_bytes_in_flight))
         options = server_options(settings.max_connection_age_s)
@@ -243,7 +243,7 @@ async def serve(component: Component, settings: ServiceSettings) -> None:
     finally:
         for task in (starting, waiting):
             task.cancel()
-        # What the start has made is given back by then, or known to the component that is about to be stopped.
+        # After this, what start-up made is either released or known to the component, which is stopped next.
         await asyncio.gather(starting, waiting, return_exceptions=True)
         log.info("draining")
         await server.stop()

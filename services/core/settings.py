@@ -53,7 +53,7 @@ class CommonSettings(BaseSettings):
     @field_validator("*")
     @classmethod
     def _within_reach(cls, value: object) -> object:
-        # Eleven days in seconds; what takes them counts milliseconds, and not to infinity.
+        # Eleven days in seconds: the libraries that take them count milliseconds in 32 bits.
         if isinstance(value, float) and value > MOST:
             raise ValueError(f"must be {MOST:,} or less")
         return value
@@ -96,7 +96,7 @@ class CommonSettings(BaseSettings):
 
 
 def _sentence(prefix: str, place: tuple[int | str, ...], message: str) -> str:
-    """Returns a fault with the variable that has it; one of several variables together names them itself."""
+    """Returns a fault with its variable in front; one that concerns several variables names them itself."""
     words = message.removeprefix("Value error, ")
     return f"{prefix}{'_'.join(str(part) for part in place).upper()}: {words}" if place else words
 
@@ -127,8 +127,8 @@ class ServiceSettings(CommonSettings):
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """The port of Prometheus metrics on the same host; 0 serves none."""
     max_bytes_in_flight: ByteSize = ByteSize(256 * 1024 * 1024)
-    """The greatest size of the requests answered at once, in bytes; what does not fit beside the others is refused. The
-    gateway's batches have as much room of their own, and wait for it."""
+    """The greatest total size of the requests answered at once, in bytes; one that does not fit beside the others is
+    refused. The gateway's batches have as much room of their own, and wait for it."""
     max_connection_age_s: float = Field(default=60.0, gt=0)
     """Seconds after which a client's connection is renewed, so that new replicas get traffic."""
     drain_s: float = Field(default=30.0, ge=0)
@@ -171,7 +171,7 @@ class ModelSettings(ServiceSettings):
 
 
 class ReferenceSettings(ModelSettings):
-    """What the services have that pre-compute references and serve releases of them."""
+    """Settings of the services that pre-compute references and serve releases of them."""
 
     decode_threads: int = Field(default=0, ge=0)
     """Threads that decode photographs beside the model; 0 means one for each CPU the process may use."""
@@ -191,7 +191,7 @@ class ReferenceSettings(ModelSettings):
 
 
 def before_port(host: str) -> str:
-    """Returns a host as it stands before a colon and a port: an address of IPv6 between brackets."""
+    """Returns a host as it is written before a colon and a port: an IPv6 address in brackets."""
     try:
         return f"[{host}]" if ipaddress.ip_address(host).version == 6 else host
     except ValueError:
@@ -209,7 +209,7 @@ def is_loopback(host: str) -> bool:
 
 
 def reachable(host: str) -> str:
-    """Returns where a client of this machine finds a server that listens on `host`: on loopback, where on all."""
+    """Returns the host by which a client on this machine reaches a server that listens on `host`."""
     host = before_port(host)
     return {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
 
@@ -221,7 +221,7 @@ def available_cpus() -> int:
 
 
 def quotas(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """Returns the quotas that hold for this process, in CPUs rounded up: its cgroup's, and those of the ones around it.
+    """Returns the quotas that apply to this process, in CPUs rounded up: its cgroup's and those of the cgroups above.
 
     Version 2 (cpu.max) is read as far up as it can be seen; version 1 where a container sees its own, at the top.
     """

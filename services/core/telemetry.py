@@ -35,10 +35,11 @@ _tracer: trace.Tracer = trace.NoOpTracer()
 
 @contextlib.contextmanager
 def exporting(service: str, flush_s: float = 3.0) -> Iterator[None]:
-    """Exports the spans of this process meanwhile, where the environment names a collector; flushes them at the end.
+    """Exports the spans of this process where the environment names a collector; flushes them at the end.
 
-    `service` is what a span's `service.name` says unless OTEL_SERVICE_NAME does; sampling, headers and TLS follow the
-    OTEL_ variables too. A collector that cannot be reached costs spans, never an answer, and the end `flush_s` seconds.
+    `service` is the spans' `service.name` unless OTEL_SERVICE_NAME is set; sampling, headers and TLS follow the OTEL_
+    variables too. A collector that cannot be reached costs spans, never an answer, and delays the end by `flush_s`
+    seconds.
 
     Raises:
         ConfigurationError: a value among the OTEL_ variables does not fit.
@@ -66,7 +67,7 @@ def exporting(service: str, flush_s: float = 3.0) -> Iterator[None]:
         yield
     finally:
         _tracer = before
-        # Left to itself the exporter tries again for ten seconds, and the process with it.
+        # By default the exporter retries for ten seconds, and the process cannot end before.
         enough = threading.Timer(flush_s, exporter.shutdown)
         enough.start()
         provider.shutdown()
@@ -74,7 +75,7 @@ def exporting(service: str, flush_s: float = 3.0) -> Iterator[None]:
 
 
 def answering(method: str, metadata: Mapping[str, str]) -> AbstractContextManager[object]:
-    """Makes the call of a method (/package.Service/Method) a span meanwhile, within the trace that `metadata` names."""
+    """Makes the call of a method (/package.Service/Method) a span within the trace that `metadata` names."""
     if isinstance(_tracer, trace.NoOpTracer) and "traceparent" not in metadata:
         return contextlib.nullcontext()  # nobody would see it, and every call would pay for it
     service, _, name = method.removeprefix("/").partition("/")
@@ -84,14 +85,14 @@ def answering(method: str, metadata: Mapping[str, str]) -> AbstractContextManage
 
 
 def asking(part: str) -> AbstractContextManager[object]:
-    """Makes what is asked of another service for a call that is traced a span meanwhile, named like the part."""
+    """Makes what another service is asked for a span, named like the part, if the call being answered is traced."""
     if not trace.get_current_span().get_span_context().is_valid:
         return contextlib.nullcontext()
     return _current(_tracer.start_span(part, kind=trace.SpanKind.CLIENT))
 
 
 def _current(span: trace.Span) -> AbstractContextManager[object]:
-    # What an exception says may quote what a person sent; its code is told by `ended`.
+    # An exception's message may quote what a person sent; its code is recorded by `ended`.
     return trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False)
 
 
@@ -106,12 +107,12 @@ def ended(code: grpc.StatusCode) -> None:
 
 
 def record(**values: float | str) -> None:
-    """Adds numbers and names to the current span, as mondrian.NAME. What a person made is not for it."""
+    """Adds numbers and names to the current span, as mondrian.NAME. Nothing that a person sent belongs there."""
     trace.get_current_span().set_attributes({f"mondrian.{name}": value for name, value in values.items()})
 
 
 def context() -> Metadata:
-    """Returns the metadata by which a call carries the current span on; empty where there is no trace."""
+    """Returns the metadata that carries the current span on to another service; empty where there is no trace."""
     carrier: dict[str, str] = {}
     if trace.get_current_span().get_span_context().is_valid:
         _PROPAGATOR.inject(carrier)
@@ -119,6 +120,6 @@ def context() -> Metadata:
 
 
 def trace_fields() -> dict[str, Any]:
-    """Returns the id of the current trace for a log line, 32 hex digits by the name trace_id; nothing without one."""
+    """Returns the current trace's id as a field of a log line: trace_id, 32 hex digits; empty without a trace."""
     current = trace.get_current_span().get_span_context()
     return {"trace_id": trace.format_trace_id(current.trace_id)} if current.is_valid else {}

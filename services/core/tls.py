@@ -16,8 +16,8 @@ log = logging.getLogger("mondrian.server")
 def server_credentials(certificate: Path, key: Path, client_authority: Path | None) -> grpc.ServerCredentials:
     """Returns a server's credentials, whose files are read again at every handshake, so that renewed ones are used.
 
-    With `client_authority` every client must show a certificate that it signed (mTLS). Files that cannot be read later
-    leave those in use, and say so in the log.
+    With `client_authority` every client must show a certificate that it signed (mTLS). Where renewed files cannot be
+    read, those in use stay, and the log says so.
 
     Raises:
         ConfigurationError: a file cannot be read, or is not what it should be.
@@ -60,8 +60,8 @@ def client_credentials(authority: Path, certificate: Path | None, key: Path | No
 
 
 def _check(authority: Path | None, certificate: Path | None, key: Path | None) -> None:
-    """Raises where gRPC would but fail to listen or to connect, and say nothing of the files: half of them is written,
-    say, or one is another's."""
+    """Raises for files with which gRPC would fail to listen or connect without naming them: half written, say, or a key
+    of another certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if authority is not None:
         try:

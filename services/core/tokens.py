@@ -1,7 +1,7 @@
 """Bearer tokens: who may call. A file holds them, one a line, and is read again when it changes.
 
-To change a token without an outage: put the new one on a second line of the file at both ends, then first, then
-remove the old one. Clients send the first; servers accept each.
+To change a token without an outage, in the files of both ends: add the new one as a second line, then move it to the
+first, then remove the old one. Clients send the first; servers accept each.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Tokens:
     def accept(self, metadata: Sequence[tuple[str, str | bytes]]) -> bool:
         """Returns whether a call's metadata carries one of the tokens."""
         self._refresh()
-        # Digests are looked up, so that the time it takes tells nothing about a token.
+        # Digests are looked up, so that timing reveals nothing about a token.
         return any(
             key == HEADER
             and isinstance(value, str)

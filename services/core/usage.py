@@ -1,4 +1,4 @@
-"""What a service's command says of its settings: all of them to whoever asks, and a variable that nobody reads."""
+"""What a service's command says of its settings: --help lists them, and a misspelt variable is reported."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from services.core.settings import COMMON_PREFIX, CommonSettings
 
 
 def read_arguments(kind: type[CommonSettings], arguments: Sequence[str] | None = None) -> None:
-    """Reads the words behind a service's name: there are none but --help, which lists the settings.
+    """Reads a service's command line, whose only option is --help, which lists the settings.
 
     Raises:
-        SystemExit: 0 after the help, 2 after any other word; a service that passed it over would serve as nobody meant.
+        SystemExit: 0 after the help; 2 after anything else, which must not be ignored in silence.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m services.{kind.service()}",
@@ -48,7 +48,7 @@ class _KeepLines(argparse.HelpFormatter):
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         if "\n" not in text:
             return super()._fill_text(text, width, indent)
-        # The meaning of a setting is indented, also where it goes on; its name and default are not broken.
+        # The meaning of a setting is indented on all its lines; the line of its name and default is not broken.
         lines = (
             textwrap.wrap(line, width, subsequent_indent="    ") if line.startswith(" ") else [line]
             for line in text.split("\n")

@@ -17,14 +17,14 @@ MAX_YAML_BYTES: Final = 16 * 1024 * 1024
 MAX_TEXT: Final = 4_000
 
 
-# A field holds text, a number or a list of them; what else the safe loader makes could hold a thousandfold of its file.
+# Types that no field has, and whose values could be a thousand times the size of the file.
 _NO_FIELDS: Final = ("binary", "omap", "pairs", "set")
 _MAX_DIGITS: Final = 40
 _MAX_MERGED: Final = 1_000
 
 
 class _Twice(yaml.YAMLError):
-    """A mapping has a key twice, of which the loader would keep the last in silence."""
+    """A mapping has a key twice; the loader would silently keep the last."""
 
     def __init__(self, key: yaml.ScalarNode) -> None:
         super().__init__()
@@ -33,9 +33,9 @@ class _Twice(yaml.YAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which says where a value stands that looks like a date or a number and is none (2020-13-45).
+    """The safe loader, which also tells the line of a malformed date or number (2020-13-45).
 
-    A small file makes it hold little, whatever it refers to, and takes it little time.
+    A small file takes little memory and time, whatever references it holds.
     """
 
     yaml_constructors: ClassVar = {

@@ -103,7 +103,7 @@ def backend_options(config: str, connect_s: float) -> ChannelOptions:
         ("grpc.min_reconnect_backoff_ms", connect_ms),
         # What is larger than this buffer is not retried; the default is 256 KiB, less than most photographs.
         ("grpc.per_rpc_retry_buffer_size", 16 * 1024 * 1024),
-        # Backends are neighbours: a proxy named in the environment is for the way out.
+        # Backends are on the same network: a proxy that the environment names is for the world outside.
         ("grpc.enable_http_proxy", 0),
     ]
     names = {name for name, _ in overrides}
@@ -158,7 +158,8 @@ class Backend:
             state = self.channel.get_state(try_to_connect=True)
 
     async def renew(self, grace_s: float) -> None:
-        """Opens a new channel with what the access shows now; calls on the old one have `grace_s` seconds to end."""
+        """Opens a new channel with the TLS files as they are now; calls on the old one have `grace_s` seconds to
+        end."""
         old, self.channel = self.channel, self._access.channel(self.address, self._options)
         await old.close(grace_s)
 
@@ -201,7 +202,7 @@ class Backend:
     def _streamed(
         self, method: str, request: bytes | Message, response: type[R], timeout: float, metadata: Metadata
     ) -> grpc.aio.UnaryStreamCall[Any, R | DecodeError]:
-        """Begins a call of a method that answers with a stream, in which an error is what is no message."""
+        """Begins a call of a method that answers with a stream; bytes that are not a message come as an error in it."""
         begin: grpc.aio.UnaryStreamMultiCallable[Any, R | DecodeError]
         begin = self.channel.unary_stream(f"/{self.service}/{method}", _wire, _reading(response))
         return begin(request, timeout=timeout, metadata=self._carried(metadata))
@@ -274,9 +275,9 @@ class Backend:
 
 
 def _reading(response: type[R]) -> Callable[[bytes], R | DecodeError]:
-    """Returns a deserializer that gives the error where the bytes are no message of `response`.
+    """Returns a deserializer that returns the error, instead of raising it, where the bytes are not a `response`.
 
-    Of what it raised the library would make an answer that is None, with a trace in the log for each.
+    If it raised, the library would answer None and write a traceback into the log.
     """
 
     def read(content: bytes) -> R | DecodeError:

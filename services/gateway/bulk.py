@@ -23,7 +23,7 @@ Analyze = Callable[[gateway_pb2.AnalyzeRequest], Awaitable[gateway_pb2.AnalyzeRe
 class Bulk:
     """Answers a stream of requests by `analyze`, at most `in_flight` at once, until `leaving` is set.
 
-    All streams share the `budget`: a request that it has no room for waits, and its stream is not read on meanwhile.
+    All streams share the `budget`: where it has no room for a request, its stream is not read until there is.
     """
 
     def __init__(self, analyze: Analyze, in_flight: int, budget: ByteBudget, leaving: asyncio.Event) -> None:
@@ -72,7 +72,7 @@ class Bulk:
                     item.add_done_callback(functools.partial(self._make_room, size))
                     await self._places.acquire()
         except ExceptionGroup as broken:
-            # Items never raise, so it holds what ended the reading alone: a request that is no message.
+            # Items never raise, so it can only be what ended the reading: a request that is not a message.
             raise broken.exceptions[0] from None
         finally:
             self._ready.put_nowait(None)
@@ -80,7 +80,7 @@ class Bulk:
     async def _until_leaving(
         self, requests: AsyncIterator[gateway_pb2.AnalyzeBatchRequest]
     ) -> AsyncGenerator[gateway_pb2.AnalyzeBatchRequest, None]:
-        # A batch may go on for hours; a process that is to end cannot wait for its client to have no more.
+        # A batch may go on for hours; a process that is draining cannot wait until its client has no more.
         leaving = asyncio.ensure_future(self._leaving.wait())
         reading: asyncio.Future[gateway_pb2.AnalyzeBatchRequest | None] | None = None
         try:

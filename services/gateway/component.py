@@ -26,8 +26,8 @@ RENEW_S: Final = 10.0
 class GatewayComponent:
     """A services.core.server.Component.
 
-    It is SERVING from the end of its start-up on, whatever becomes of a backend: combined answers name what failed,
-    and a gateway that left the balancer with its backend would take the parts that still work with it.
+    Once started it is SERVING, whatever happens to a backend: combined answers name what failed, and a gateway that
+    left the balancer because of one backend would take away the parts that still work.
     """
 
     service_name: Final[str] = gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name
@@ -91,7 +91,7 @@ class GatewayComponent:
         await asyncio.gather(*(backend.renew(grace_s) for backend in self._backends.each()))
 
     def healthy(self) -> bool:
-        """Whether requests can be accepted: always, since parts that fail are answered for."""
+        """Whether requests can be accepted: always, since an answer names the parts that failed."""
         return True
 
     def drain(self) -> None:

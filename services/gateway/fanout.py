@@ -32,7 +32,7 @@ Emit = Callable[[gateway_pb2.StreamAnalyzeResponse], Awaitable[None]]
 # What the critique may build on (critic.v1.Grounding).
 _MAX_GROUNDING_REFERENCES: Final = 8
 _MAX_GROUNDING_FINDINGS: Final = 16
-# An advisor's name is worth this long a wait once the parts are there; its id stands in after that.
+# How long an answer whose parts are complete waits for the advisor's name; after that the id stands in for it.
 _NAME_GRACE_S: Final = 0.2
 _LEAST_RETRY_S: Final = 0.01
 
@@ -67,7 +67,7 @@ class Outcome:
 
 
 def margin_s(seconds: float) -> float:
-    """Returns what is kept of `seconds` to put the answer together and send it: 5%, at most a quarter of a second."""
+    """Returns how much of `seconds` is reserved to assemble and send the answer: 5%, at most a quarter of a second."""
     return min(0.25, 0.05 * seconds)
 
 
@@ -83,9 +83,9 @@ class Analysis:
     metadata: Metadata = ()
     """Sent with each call, so that one request id leads through all logs."""
     emit: Emit | None = None
-    """Takes the events of a stream, in order; None asks for the whole answer alone."""
+    """Receives the events of a stream, in order; None where only the whole answer is wanted."""
     patient: bool = False
-    """Whether an overloaded part is asked again when it says so; for bulk work, which has time and no reader."""
+    """Whether an overloaded part is asked again after the delay that it names; for bulk work, which can wait."""
     _outcomes: dict[Part, Outcome] = field(default_factory=dict)
     _photograph: bytes = b""
     _began: float = 0.0
@@ -181,7 +181,7 @@ class Analysis:
                 delay = error.retry_after_s if self.patient and error.reason == "OVERLOADED" else None
                 if delay is None or time.monotonic() + delay >= until:
                     raise
-                # Spread, so that those who were refused together do not come back together.
+                # With jitter, so that those who were refused together do not come back together.
                 await asyncio.sleep(max(_LEAST_RETRY_S, delay) * random.uniform(1.0, 1.5))
 
     async def _references(self, timeout: float) -> Reply:
@@ -250,8 +250,8 @@ class Analysis:
     async def _refuse_unknown_advisor(self, pending: Collection[Part]) -> None:
         """Ends the request when no service knows its advisor.
 
-        The embedder owns the advisors. The critic answers an advisor without an adapter by its base model, which is
-        what is wanted of one who has references; of a misspelt one it would be an answer to another question.
+        The embedder owns the advisors. Where an advisor has no adapter, the critic answers with its base model: right
+        for an advisor with references, but an answer to another question for a misspelt id.
         """
         outcomes = self._outcomes.values()
         if any(outcome.reply is not None and not outcome.advisor_unknown for outcome in outcomes):

@@ -65,7 +65,7 @@ async def _adapters(critic: CriticClient, until: float, metadata: Metadata) -> t
 async def _profiles(
     scorer: ScorerClient, advisors: Sequence[str], until: float, metadata: Metadata
 ) -> tuple[set[str], MondrianError | None]:
-    """Returns those of `advisors` that have a reference distribution, and the failure that kept from asking, if any."""
+    """Returns those of `advisors` that have a reference distribution, and the failure that prevented asking, if any."""
     places = asyncio.Semaphore(_PROFILES_AT_ONCE)
     failure: MondrianError | None = None
 

@@ -18,7 +18,7 @@ REFERENCES: Final = gateway_pb2.PART_REFERENCES
 CRITIQUE: Final = gateway_pb2.PART_CRITIQUE
 SCORES: Final = gateway_pb2.PART_SCORES
 
-# Slowest first: the photograph leaves for the part that everybody will wait for before it leaves for the others.
+# Slowest first: the photograph is sent first to the part that the others will wait for.
 PARTS: Final[Mapping[Mode, tuple[Part, ...]]] = {
     gateway_pb2.MODE_CLIP: (REFERENCES,),
     gateway_pb2.MODE_LORA: (CRITIQUE,),
@@ -34,7 +34,7 @@ MAX_KEY_CHARS: Final = 256
 
 
 def validate(request: gateway_pb2.AnalyzeRequest) -> None:
-    """Checks what can be checked without a backend, so that a wrong request costs no model a moment.
+    """Checks what can be checked without a backend, so that a wrong request never reaches a model.
 
     Raises:
         InvalidArgument: the mode or the advisor is missing, or an option is out of range; `field` names it.

@@ -23,7 +23,7 @@ from services.gateway.modes import validate
 from services.gateway.settings import GatewaySettings
 from services.gateway.stream import events_of
 
-# Clients that mean "for ever" send centuries, which the library takes for a time that has passed when it sends them on.
+# Clients that mean "for ever" send centuries, which the library turns into a time in the past when it passes them on.
 _LONGEST_S: Final = 24 * 3600.0
 
 
@@ -70,7 +70,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
 
         bulk = Bulk(analyze, self._settings.batch_in_flight, self._bulk_bytes, self._leaving)
         results = bulk.results(request_iterator)
-        # Refused before anything is read: of each call that is let in gRPC holds a photograph or two.
+        # Refused before anything is read: gRPC holds a photograph or two of every call that is let in.
         with self._batches.permit():
             async with contextlib.aclosing(results):
                 async for result in results:

@@ -1,4 +1,4 @@
-"""The events of one analysis, handed from those who make them to the one who reads them."""
+"""The events of one analysis, passed from the parts that make them to the one reader."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def events_of(
         MondrianError: what `answer` raised, after the events before it.
     """
     places = asyncio.Semaphore(_WAITING)
-    # Bounded by the places, not by itself: its end must find room even when the reader has left it full.
+    # Bounded by `places`, not by itself: the end must find room even when the reader has left it full.
     waiting: asyncio.Queue[Event | None] = asyncio.Queue()
 
     async def emit(event: Event) -> None:

@@ -28,8 +28,8 @@ _MISSING: Final = {
     CRITIQUE: "The critique is missing",
 }
 _COMMON_BEGINNINGS: Final = ("The", "There", "This", "No", "Nothing", "None", "A", "An", "All", "It", "What")
-# A sentence ends at its mark and closing quotes, before white space and what is no small letter, where its script has
-# both; not behind these.
+# Where a script has spaces and capitals, a sentence ends at a mark with its closing quotes, if white space and anything
+# but a small letter follow; and not after these abbreviations.
 _ENDS: Final = re.compile(r"[.!?…]+[\"”’')\]]*(?=\s+[\"“‘'(\[]*([^\W_]))|[。！？]+[」』”’）]*|\n\s*\n|\n(?=\s*[-*•\d])")
 _ABBREVIATIONS: Final = frozenset(
     ("e.g.", "i.e.", "cf.", "etc.", "vs.", "approx.", "fig.", "ca.", "st.", "mt.", "mr.", "mrs.", "ms.", "dr.", "prof.")

@@ -33,7 +33,8 @@ class Lease:
             self.close()
             raise
         except OSError:
-            # A copy made by hand may lack the empty file, a file system the locks: read it all the same.
+            # A copy made by hand may lack the lock file, and a file system may lack locks: the release is read all the
+            # same.
             self.close()
 
     def close(self) -> None:

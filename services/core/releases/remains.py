@@ -1,4 +1,4 @@
-"""What is sound of a store whose current release is damaged: what the next release can be made of."""
+"""What is still sound in a store whose current release is damaged, for the next release to be built from."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _remains(store: ReleaseStore, damage: ReleaseDamaged) -> Remains:
     else:
         path = None
     for info in store.releases():
-        # Newer ones were left by a rollback: what went wrong with them is not known here.
+        # Newer ones were abandoned by a rollback, for reasons that are not known here.
         if info.id != release_id and (not created or info.created < created):
             with contextlib.suppress(ReleaseDamaged):
                 found.append(store.open(info.id))

@@ -143,7 +143,7 @@ class ReleaseStore:
     def signature(self) -> tuple[object, ...] | None:
         """Returns a value that changes when `current` or a file below it does; None before the first release.
 
-        It costs a few stat calls and reads no file. Of a `current` that cannot be read, it is why.
+        It costs a few stat calls and reads no file. Where `current` cannot be read, the value is the reason.
         """
         try:
             release_id = self.current_id()

@@ -24,9 +24,9 @@ class ReleaseWatcher(Generic[T]):
     `load` turns a verified release into the value; it runs in a thread and may refuse the release with a
     ConfigurationError. The value must keep a reference to the Release as long as it reads the release's files.
     `current` is looked at every `poll_s` seconds, and every byte of what is served is compared with its sha256 every
-    `verify_s` (0: never): what a disk has changed since is logged and told by a metric, before somebody reads it or the
-    next start stumbles over it. The value is served on: it was made from sound bytes. `on_swap` is called in the event
-    loop with the value replaced.
+    `verify_s` (0: never): a difference is logged and shown by a metric, before a reader or the next start meets it. The
+    value is still served, since it was made from sound bytes. `on_swap` is called in the event loop with the value
+    replaced.
 
     A caller takes `value` once and uses that object to its end: a swap changes what the next caller gets, so every
     answer comes from one release.
@@ -124,7 +124,7 @@ class ReleaseWatcher(Generic[T]):
             signature = await asyncio.to_thread(self._store.signature)
             if signature == self._seen:
                 return False
-            # Also when it is refused: it is looked at again only when one of its files has changed.
+            # Noted even if the release is refused: it is tried again only when one of its files has changed.
             self._seen = signature
             if signature is None:
                 _log.error("There is no release in %s any more; the one that was loaded stays", self._store.root)

@@ -157,7 +157,7 @@ class Writer:
         return None
 
     def _now(self) -> str:
-        """Returns the time, later than that of every release: clocks are set back, and "the one before" must stay."""
+        """Returns the time, but one later than every release's: a clock may be set back, and their order must hold."""
         now = datetime.now(UTC)
         for info in self._store.releases():
             with contextlib.suppress(ValueError, TypeError):
@@ -247,7 +247,7 @@ def _sentences(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         place = Path(os.fsdecode(error.filename)) if error.filename is not None else None
-        # A folder of the root that cannot be made has the fault of one above it.
+        # Where the root's own folder cannot be made, the error names a folder above it.
         here = place is not None and (place.is_relative_to(root) or root.is_relative_to(place))
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ConfigurationError(

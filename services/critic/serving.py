@@ -161,7 +161,7 @@ class Serving:
         return Writing(voice, generation, time.monotonic() - arrived, asked)
 
     def _refuse_if_full(self, engine: Engine) -> None:
-        """Refuses before the photograph is decoded what would be refused after it."""
+        """Refuses early, before the photograph is decoded, what would be refused anyway."""
         stats = engine.stats()
         if stats.rows + stats.waiting + self._preparing >= stats.slots + self._settings.max_queue:
             raise Overloaded(

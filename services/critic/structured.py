@@ -64,7 +64,7 @@ class JsonGrammar:
         return xgrammar.GrammarMatcher(self._compiled, terminate_without_stop_token=True)
 
     def guide(self, limit: int) -> JsonGuide:
-        """Returns what leads one row through the grammar. `limit` >= `least_tokens`."""
+        """Returns the guide of one row through the grammar. `limit` >= `least_tokens`."""
         return JsonGuide(self, self._matcher(), limit)
 
     def way_out(self, matcher: Any) -> list[int]:
@@ -90,7 +90,7 @@ class JsonGrammar:
             matcher.fill_next_token_bitmask(bits, row)
             if (words[row] & self._letter_bits).any():
                 words[row] |= self._end_bits
-        # Its own kernel on a CPU; elsewhere the operations of torch, which need no compiler at run time.
+        # xgrammar's own kernel on a CPU; elsewhere torch's operations, which need no compiler at run time.
         backend: Literal["cpu", "torch_native"] = "cpu" if logits.device.type == "cpu" else "torch_native"
         xgrammar.apply_token_bitmask_inplace(logits, bits.to(logits.device), indices=list(matchers), backend=backend)
 

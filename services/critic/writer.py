@@ -1,6 +1,6 @@
 """The rows that are being written: reading prompts into slots, one token a row and step, ending rows.
 
-Everything here belongs to the engine's thread. What is to be told to the outside is put into `outbox`.
+Everything here belongs to the engine's thread; events for callers are put into `outbox`.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class Catalogue:
     """Reads a catalogue; safe to use from several threads at once."""
 
     def __init__(self, path: Path, dimensions: int, *, sealed: bool = False) -> None:
-        """Opens a verified file; with `sealed`, one that is not: then a row counts only by its checksum.
+        """Opens a verified file; with `sealed`, an unverified one, of which a row counts only if its checksum is right.
 
         Raises:
             NoRelease: it is no catalogue, or its beginning is damaged.
@@ -77,7 +77,7 @@ class Catalogue:
         """Returns an advisor's entries, by id."""
         records = self._records("advisor = ? ORDER BY label", advisor)
         counts = self._rows("SELECT reference_count FROM advisors WHERE id = ?", advisor)
-        # A row that a damaged page has swallowed would give all after it another's label.
+        # If a damaged page has swallowed a row, all rows after it would get the wrong label.
         if [record.label for record in records] != list(range(counts[0][0] if counts else 0)):
             raise NoRelease(DAMAGED)
         return [record.entry for record in records]
@@ -115,7 +115,7 @@ class Catalogue:
         found: set[str] = set()
         for table, order in itertools.product(("photographs", "entries"), ("", "ORDER BY id", "ORDER BY id DESC")):
             with contextlib.suppress(NoRelease, sqlite3.Error):
-                # A damaged page ends a reading; from its other end, one comes to what lies behind it.
+                # Reading stops at a damaged page; reading from the other end reaches what lies behind it.
                 found.update(row[0] for row in self._each(f"SELECT id FROM {table} {order}"))
         return sorted(one for one in found if isinstance(one, str))
 
@@ -169,7 +169,7 @@ class Catalogue:
         try:
             yield from connection.execute(query, values)
         except (sqlite3.Error, UnicodeDecodeError) as error:
-            # The file was verified and is only read: what SQLite stumbles over is damage, but for our own faults.
+            # The file was verified and is only read: an error of SQLite means damage, unless the fault is our own.
             own = isinstance(error, sqlite3.ProgrammingError)
             if own or getattr(error, "sqlite_errorname", "").startswith("SQLITE_READONLY"):
                 raise

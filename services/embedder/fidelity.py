@@ -1,4 +1,4 @@
-"""How well one engine keeps the embeddings of another: measured on pictures made for it, and held against a bound."""
+"""How well one engine reproduces another's embeddings: measured on pictures drawn for it, and compared with a bound."""
 
 from __future__ import annotations
 

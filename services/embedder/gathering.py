@@ -60,8 +60,7 @@ class Source:
     def require(self, photograph_id: str) -> Photograph:
         """Returns a finished photograph.
 
-        Raises:
-            ConfigurationError: it is nowhere, as when somebody has removed the work folder meanwhile.
+        Raises: ConfigurationError: it is in neither, for example because the work folder was removed during the run.
         """
         found = self.get(photograph_id)
         if found is None:
@@ -81,7 +80,7 @@ def gather(
     threads: int,
     shown: Progress,
 ) -> Findings:
-    """Brings every usable photograph into the work or finds it done; progress is told only of what is kept."""
+    """Brings every usable photograph into the work or finds it done; progress counts only what is kept."""
     findings = Findings()
     waiting: list[_Prepared] = []
     seen: dict[str, str] = {}

@@ -20,7 +20,7 @@ from services.embedder.encoder import Matrix, Vector
 from services.embedder.index import ExactIndex, Hit, check_query
 
 LARGE = 50_000
-"""From so many vectors on a graph gets twice the links, chosen twice as carefully, or its recall is not enough."""
+"""From this many vectors on a graph gets twice the links, chosen twice as carefully; else its recall is too low."""
 _LINKS = 16
 _EF_CONSTRUCTION = 200
 _AT_ONCE = 1_000
@@ -71,7 +71,7 @@ def grow(matrix: Matrix, threads: int) -> Any:
     graph = hnswlib.Index(space="ip", dim=dimensions)
     care = 2 if count >= LARGE else 1
     graph.init_index(max_elements=count, M=_LINKS * care, ef_construction=_EF_CONSTRUCTION * care, random_seed=_SEED)
-    # A growth of minutes is stopped by Ctrl-C, which Python hears between two calls.
+    # In parts, since building takes minutes and Python answers Ctrl-C only between two calls.
     for start in range(0, count, _AT_ONCE):
         rows = matrix[start : start + _AT_ONCE]
         graph.add_items(rows, np.arange(start, start + len(rows)), num_threads=threads)

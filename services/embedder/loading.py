@@ -10,8 +10,8 @@ from services.embedder.encoder import Encoder
 from services.embedder.settings import EmbedderSettings
 
 WAITING: Final = {"OMP_WAIT_POLICY": "passive"}
-"""How torch's threads wait for each other: asleep. By default they spin, on the cores that decode and answer: with
-others on the same cores a photograph cost 150 ms of CPU instead of 56."""
+"""Lets torch's threads sleep while they wait for each other. By default they spin, and take the cores from decoding and
+answering: a photograph cost 150 ms of CPU instead of 56."""
 
 
 def load(settings: EmbedderSettings) -> Encoder:

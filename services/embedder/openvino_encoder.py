@@ -170,7 +170,7 @@ def _keep(tower: Any, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _traceable() -> Iterator[None]:
-    """Lets torch run attention by its parts, which can be exported, and say nothing about tracing."""
+    """Makes torch run attention as separate operations, which can be exported, and silences its tracing warnings."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -182,7 +182,7 @@ def _traceable() -> Iterator[None]:
 
 
 def _openvino() -> Any:
-    # Its converter would send what it converts to its makers; without the module that does, it does not.
+    # The converter would send telemetry to its makers; without the module for it, it does not.
     with without("openvino_telemetry"):
         import openvino
         import openvino.tools.ovc

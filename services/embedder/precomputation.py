@@ -54,9 +54,9 @@ def precompute(
 ) -> Outcome:
     """Publishes a release with the advisor's photographs and returns what was done.
 
-    `batch` photographs meet the encoder at once, `threads` threads decode, `keep` older releases are left to roll
-    back to, `index` is how references are to be searched. `report` makes the progress of a title and a number of
-    photographs.
+    `batch` photographs meet the encoder at once, `threads` threads decode, `keep` older releases are left to roll back
+    to, `index` is how references are to be searched. `report` starts the progress display, given a title and the number
+    of photographs.
 
     Raises:
         WriterBusy: another precompute runs.

@@ -39,8 +39,8 @@ def publish(
 ) -> tuple[Release, IndexRecord]:
     """Publishes the advisor as it was found beside the other advisors that are kept.
 
-    Returns the release and how the advisor is searched. An index is built anew only where its vectors have changed,
-    another one is asked for, or another version described it.
+    Returns the release and how the advisor is searched. An index is rebuilt only if its vectors have changed, another
+    kind is asked for, or its format has another version.
     """
     own = _advisor(folder), [findings.entries[one] for one in sorted(findings.entries)]
     advisors = {**kept.advisors, folder.id: own}

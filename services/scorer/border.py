@@ -1,7 +1,7 @@
 """Borders that were drawn around a photograph: a white mat, a black frame, the bars of a letterbox.
 
-They are no part of what the photographer saw, and left in they are taken for burnt-out highlights, perfect symmetry and
-a well-placed subject. A border is told from a plain background, the white behind a cut-out for instance, by its inner
+They are no part of the photograph; left in, they would count as burnt-out highlights, perfect symmetry and a
+well-placed subject. A border is told from a plain background, the white behind a cut-out for instance, by its inner
 edge: it is straight, so that nearly the whole next line is something else.
 """
 

@@ -177,7 +177,7 @@ class Learned:
             if part is not None:
                 found.update({f"{prefix}.{name}": array for name, array in vars(part).items()})
         return {
-            # Neighbouring knots may lie closer together than single precision tells apart.
+            # Neighbouring knots may differ by less than single precision can express.
             name: np.ascontiguousarray(array, np.float64 if name.endswith("knots") else np.float32)
             for name, array in found.items()
         }

@@ -46,7 +46,8 @@ def read(path: Path) -> Learned:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            # Before its arrays: those of another kind of file may be large, or of numbers that numpy does not have.
+            # Checked before the arrays are read: those of another kind of file may be large, or of types that numpy
+            # lacks.
             if any(metadata.get(key) != value for key, value in _bound().items()):
                 raise ConfigurationError(
                     f"The scorer's heads {path} were fitted with other measures than this scorer's: {_ANEW}."

@@ -74,7 +74,7 @@ def changed(subject: Subject, dimensions: Iterable[str] = tuple(LOWERING)) -> di
     """Returns a photograph and its changed versions by what was done: ("original",), ("lowered", dimension, change,
     level), ("same", change), ("small",), ("straight", angle), ("turned", angle) and ("masked", change).
     """
-    # The photograph's name decides its noise, so that it gets the same in any order and any selection.
+    # The photograph's name seeds its noise, so that it is the same in any order and any selection.
     rng = np.random.default_rng(zlib.crc32(subject.name.encode()))
     pixels = subject.pixels
     versions: dict[tuple[str, ...], Pixels] = {("original",): pixels}

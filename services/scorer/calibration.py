@@ -21,6 +21,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from services.core.errors import ConfigurationError
 from services.scorer.dimensions import NAMES
 
 Floats = NDArray[np.float64]
@@ -44,7 +45,7 @@ _STRAIGHT: Final = 2.0
 _POINTS: Final = 2.1
 
 
-class CalibrationError(ValueError):
+class CalibrationError(ConfigurationError):
     """A calibration file that cannot be used; the message says why and what to do."""
 
 

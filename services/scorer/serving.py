@@ -8,7 +8,7 @@ from services.core import serving
 from services.core.devices import prepare_device
 from services.core.errors import ConfigurationError
 from services.scorer import learned_file
-from services.scorer.calibration import DEFAULT_PATH, Calibration, CalibrationError
+from services.scorer.calibration import DEFAULT_PATH, Calibration
 from services.scorer.clip import load_backbone
 from services.scorer.engine import ScoringEngine
 from services.scorer.references import Library, load_library
@@ -23,10 +23,7 @@ def load_scorer(settings: ScorerSettings) -> Scorer:
         ConfigurationError: the device is not there, or the calibration, the CLIP model or the heads cannot be used.
     """
     device, dtype = prepare_device(settings)
-    try:
-        calibration = Calibration.load(settings.calibration_path or DEFAULT_PATH)
-    except CalibrationError as error:
-        raise ConfigurationError(str(error)) from error
+    calibration = Calibration.load(settings.calibration_path or DEFAULT_PATH)
     heads = settings.heads_file
     if heads is None:
         return Scorer(calibration, device)

@@ -137,14 +137,15 @@ async def by_engine(
         )
         for n, request in enumerate(requests)
     ]
-    done = await asyncio.gather(*map(_last, streams))
+    done = await asyncio.gather(*map(last_of, streams))
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     step = wall / max(1, engine.stats().steps)
     await engine.close()
     return cpu, list(done), step
 
 
-async def _last(stream: Generation) -> Completed:
+async def last_of(stream: Generation) -> Completed:
+    """Returns the event that ends a critique."""
     events = [event async for event in stream]
     assert isinstance(events[-1], Completed)
     return events[-1]
@@ -204,7 +205,7 @@ def first_token(
         steps, began = engine.stats().steps, time.perf_counter()
         waits, reads = [], []
         for _ in range(20):
-            done = await _last(engine.submit(newcomer.prompt, SamplingParams(4)))
+            done = await last_of(engine.submit(newcomer.prompt, SamplingParams(4)))
             waits.append(done.first_token_s)
             reads.append(done.prefill_s)
         alone = time.perf_counter() - began - sum(reads)

@@ -26,7 +26,7 @@ import torch
 
 from services.core import torchvision_shim
 from services.critic import adapter_format
-from services.critic.engine import Completed, Generation
+from services.critic.engine import Completed
 from services.critic.graphs import Record, record_cuda_graph
 from services.critic.lora import AdapterWeights
 from services.critic.model import VisionLanguageModel
@@ -35,7 +35,7 @@ from services.critic.slots import SlotEngine
 from services.critic.writer import EngineOptions
 from services.embedder.clip import load_encoder
 from services.embedder.settings import EmbedderSettings
-from tests.bench.critic import Request, first_token
+from tests.bench.critic import Request, first_token, last_of
 from tests.fakes.critic import photograph, tiny_tokenizer
 from tests.fakes.open_clip_folder import VIT_B_32, write_folder
 
@@ -158,12 +158,6 @@ def requests_of(model: VisionLanguageModel, shape: Shape, count: int) -> list[Re
     return requests
 
 
-async def _last(stream: Generation) -> Completed:
-    events = [event async for event in stream]
-    assert isinstance(events[-1], Completed)
-    return events[-1]
-
-
 def measure_critic(model: VisionLanguageModel, shape: Shape, record: Record | None, rounds: int) -> CriticFigures:
     """Returns the critic's figures, with decode steps that are recorded or not."""
     requests = requests_of(model, shape, 2 * shape.slots)
@@ -183,7 +177,7 @@ def measure_critic(model: VisionLanguageModel, shape: Shape, record: Record | No
                 )
                 for n, request in enumerate(requests[:count])
             ]
-            done = list(await asyncio.gather(*map(_last, streams)))
+            done = list(await asyncio.gather(*map(last_of, streams)))
             return time.perf_counter() - begun, done
 
         await wall(1)  # what is compiled, allocated or recorded once

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from services.critic import adapter_format
 from services.critic import model as models
+from services.critic.adapter_format import Base
 from tests.fakes.critic import tiny_model_folder
 
 
@@ -24,3 +26,9 @@ def tiny(tiny_folder: Path) -> models.VisionLanguageModel:
     model = models.load(tiny_folder, device=torch.device("cpu"), dtype=torch.float32, max_image_tokens=32)
     model.end_ids = frozenset({*model.end_ids, *range(10, 20)})
     return model
+
+
+@pytest.fixture(scope="session")
+def base(tiny: models.VisionLanguageModel) -> Base:
+    """What an adapter must know of `tiny` to fit it."""
+    return adapter_format.base_of(tiny.network, name=tiny.name, fingerprint=tiny.fingerprint)

@@ -12,17 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from services.critic import adapter_format
 from services.critic.adapter_format import Adapter, AdapterLimits, AdapterRefused, Base
-from services.critic.model import VisionLanguageModel
 from tests.fakes.critic import adapter_config, random_adapter
 
 LIMITS = AdapterLimits(max_rank=16, max_bytes=10_000_000)
 VISION = "base_model.model.model.visual.blocks.0.attn.qkv.lora_A.weight"
 Q_A = "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight"
-
-
-@pytest.fixture(scope="module")
-def base(tiny: VisionLanguageModel) -> Base:
-    return adapter_format.base_of(tiny.network, name=tiny.name, fingerprint=tiny.fingerprint)
 
 
 @pytest.fixture

@@ -30,11 +30,6 @@ from tests.unit.critic.running import events_of, last, running, until_idle
 ROOMY = Budget(max_bytes=10_000_000, max_loaded=8)
 
 
-@pytest.fixture(scope="module")
-def base(tiny: VisionLanguageModel) -> Base:
-    return adapter_format.base_of(tiny.network, name=tiny.name, fingerprint=tiny.fingerprint)
-
-
 @contextlib.asynccontextmanager
 async def following(
     model: VisionLanguageModel, base: Base, folder: Path, budget: Budget = ROOMY

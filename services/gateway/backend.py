@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -12,12 +11,8 @@ from typing import Any, Final, TypeVar
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
-from mondrian.critic.v1 import critic_pb2
-from mondrian.embedder.v1 import embedder_pb2
-from mondrian.scorer.v1 import scorer_pb2
 
 from services.core import telemetry
-from services.core.channels import ChannelOptions, channel_options
 from services.core.errors import (
     BackendUnavailable,
     Forwarded,
@@ -29,109 +24,13 @@ from services.core.errors import (
 from services.core.pages import MAX_PAGE_SIZE
 from services.core.tokens import Metadata
 from services.gateway.access import Access
+from services.gateway.channels import backend_options, service_config, target
 from services.gateway.modes import CRITIQUE, REFERENCES, SCORES, Part
 
 log = logging.getLogger("mondrian.gateway")
 
 R = TypeVar("R", bound=Message)
 NAMES: Final = {REFERENCES: "embedder", CRITIQUE: "critic", SCORES: "scorer"}
-_LENGTH_DELIMITED: Final = 2
-# The field that holds the photograph in each request.
-_IMAGE_FIELD: Final = {
-    embedder_pb2.SearchReferencesRequest: embedder_pb2.SearchReferencesRequest.IMAGE_FIELD_NUMBER,
-    critic_pb2.CritiqueRequest: critic_pb2.CritiqueRequest.IMAGE_FIELD_NUMBER,
-    scorer_pb2.ScoreRequest: scorer_pb2.ScoreRequest.IMAGE_FIELD_NUMBER,
-}
-
-
-def service_config(service: str, interval_s: float = 5.0) -> str:
-    """Returns the gRPC service config (JSON) of the channel to one service.
-
-    Round robin over healthy replicas only. A replica that fails four of five calls, judged every `interval_s` seconds,
-    is left out for a while, but never half of them: bad photographs fail everywhere, and must not empty the balancer.
-    (Ejection by success rate would need five replicas before one that always fails stands out.) UNAVAILABLE alone is
-    retried, and never after the first byte of an answer; RESOURCE_EXHAUSTED is not, since repeating it multiplies an
-    overload.
-    """
-    return json.dumps(
-        {
-            "loadBalancingConfig": [
-                {
-                    "outlier_detection_experimental": {
-                        "interval": f"{interval_s:.3f}s",
-                        "baseEjectionTime": "15s",
-                        "maxEjectionTime": "120s",
-                        "maxEjectionPercent": 34,
-                        "failurePercentageEjection": {
-                            "threshold": 80,
-                            "enforcementPercentage": 100,
-                            "minimumHosts": 2,
-                            "requestVolume": 10,
-                        },
-                        "childPolicy": [{"round_robin": {}}],
-                    }
-                }
-            ],
-            "healthCheckConfig": {"serviceName": service},
-            "methodConfig": [
-                {
-                    "name": [{"service": service}],
-                    "retryPolicy": {
-                        "maxAttempts": 3,
-                        "initialBackoff": "0.05s",
-                        "maxBackoff": "0.5s",
-                        "backoffMultiplier": 2,
-                        "retryableStatusCodes": ["UNAVAILABLE"],
-                    },
-                }
-            ],
-            "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
-        }
-    )
-
-
-def target(address: str) -> str:
-    """Returns the gRPC target of an address: dns:/// before it unless it names a resolver itself."""
-    return address if address.startswith(("dns:", "ipv4:", "ipv6:", "unix:")) else f"dns:///{address}"
-
-
-def backend_options(config: str, connect_s: float) -> ChannelOptions:
-    """Returns a backend's channel options; an attempt to connect is given up after `connect_s` seconds."""
-    connect_ms = int(connect_s * 1000)
-    overrides: ChannelOptions = [
-        # Despite its name this bounds one attempt to connect; the default of 20 s would hold calls as long.
-        ("grpc.min_reconnect_backoff_ms", connect_ms),
-        # What is larger than this buffer is not retried; the default is 256 KiB, less than most photographs.
-        ("grpc.per_rpc_retry_buffer_size", 16 * 1024 * 1024),
-        # Backends are on the same network: a proxy that the environment names is for the world outside.
-        ("grpc.enable_http_proxy", 0),
-    ]
-    names = {name for name, _ in overrides}
-    return [option for option in channel_options(config) if option[0] not in names] + overrides
-
-
-def serialized(request: Message, photograph: bytes) -> bytes:
-    """Returns the wire form of `request` with `photograph` (a serialised types.v1.Image) as its image.
-
-    Fields of a message may come in any order on the wire, so the photograph is put behind the others as it is: one
-    copy of its bytes for each part instead of three (into the message, within it, out of it).
-    """
-    tag = _IMAGE_FIELD[type(request)] << 3 | _LENGTH_DELIMITED
-    return b"".join((request.SerializeToString(), _varint(tag), _varint(len(photograph)), photograph))
-
-
-def wrapped(field: int, message: bytes) -> bytes:
-    """Returns the wire form of a message that holds nothing but `message`, serialised, in a field."""
-    return b"".join((_varint(field << 3 | _LENGTH_DELIMITED), _varint(len(message)), message))
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
 
 
 class Backend:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 
 import grpc.aio
 from mondrian.critic.v1 import critic_pb2
@@ -11,8 +12,9 @@ from mondrian.embedder.v1 import embedder_pb2
 from mondrian.scorer.v1 import scorer_pb2
 
 from services.core.tokens import Metadata
-from services.gateway.backend import Backend, serialized, wrapped
+from services.gateway.backend import Backend
 from services.gateway.modes import CRITIQUE, REFERENCES, SCORES
+from services.gateway.wire import serialized, wrapped
 
 
 class EmbedderClient(Backend):
@@ -95,3 +97,16 @@ class ScorerClient(Backend):
         """Returns the reference distribution of an advisor."""
         request = scorer_pb2.GetProfileRequest(advisor=advisor)
         return await self._call("GetProfile", request, scorer_pb2.GetProfileResponse, timeout, metadata)
+
+
+@dataclass(frozen=True)
+class Backends:
+    """The three services."""
+
+    embedder: EmbedderClient
+    critic: CriticClient
+    scorer: ScorerClient
+
+    def each(self) -> tuple[EmbedderClient, CriticClient, ScorerClient]:
+        """Returns them in the order of the Part enum."""
+        return self.embedder, self.critic, self.scorer

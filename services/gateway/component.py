@@ -11,9 +11,8 @@ from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 
 from services.core.errors import ConfigurationError
 from services.gateway.access import Access
-from services.gateway.clients import CriticClient, EmbedderClient, ScorerClient
+from services.gateway.clients import Backends, CriticClient, EmbedderClient, ScorerClient
 from services.gateway.directory import Directory
-from services.gateway.fanout import Backends
 from services.gateway.servicer import GatewayServicer
 from services.gateway.settings import GatewaySettings
 

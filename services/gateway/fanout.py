@@ -21,7 +21,7 @@ from services.core.errors import EngineStopped, MondrianError, QueuedTooLong, co
 from services.core.tokens import Metadata
 from services.gateway import summary
 from services.gateway.backend import NAMES
-from services.gateway.clients import CriticClient, EmbedderClient, ScorerClient
+from services.gateway.clients import Backends
 from services.gateway.directory import Directory, advisor_not_found
 from services.gateway.metrics import MODE_SECONDS, PART_SECONDS
 from services.gateway.modes import CRITIQUE, PARTS, READING_ORDER, REFERENCES, SCORES, Part
@@ -35,19 +35,6 @@ _MAX_GROUNDING_FINDINGS: Final = 16
 # How long an answer whose parts are complete waits for the advisor's name; after that the id stands in for it.
 _NAME_GRACE_S: Final = 0.2
 _LEAST_RETRY_S: Final = 0.01
-
-
-@dataclass(frozen=True)
-class Backends:
-    """The three services."""
-
-    embedder: EmbedderClient
-    critic: CriticClient
-    scorer: ScorerClient
-
-    def each(self) -> tuple[EmbedderClient, CriticClient, ScorerClient]:
-        """Returns them in the order of the Part enum."""
-        return self.embedder, self.critic, self.scorer
 
 
 @dataclass(frozen=True)

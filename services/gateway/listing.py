@@ -13,8 +13,8 @@ from mondrian.gateway.v1 import gateway_pb2
 
 from services.core.errors import MondrianError, status_of
 from services.core.tokens import Metadata
-from services.gateway.clients import CriticClient, ScorerClient
-from services.gateway.fanout import Backends, margin_s
+from services.gateway.clients import Backends, CriticClient, ScorerClient
+from services.gateway.fanout import margin_s
 from services.gateway.modes import CRITIQUE, SCORES
 
 _PROFILES_AT_ONCE: Final = 8

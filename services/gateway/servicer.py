@@ -16,8 +16,9 @@ from services.core.interceptors import REQUEST_ID
 from services.core.tokens import Metadata
 from services.gateway.admission import Admission
 from services.gateway.bulk import Bulk
+from services.gateway.clients import Backends
 from services.gateway.directory import Directory
-from services.gateway.fanout import Analysis, Backends, Emit
+from services.gateway.fanout import Analysis, Emit
 from services.gateway.listing import list_advisors
 from services.gateway.modes import validate
 from services.gateway.settings import GatewaySettings

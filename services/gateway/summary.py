@@ -5,7 +5,6 @@ Everything said here stands in the answer as a number or a text; nothing is judg
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -17,23 +16,16 @@ from mondrian.types.v1 import types_pb2
 
 from services.core.dimensions import in_words
 from services.gateway.modes import CRITIQUE, READING_ORDER, REFERENCES, SCORES, Part
+from services.gateway.sentences import ended, sentences_of, shortened, within
 
 _NAMED_REFERENCES: Final = 3
 # Photographs that have nothing in common have cosines of 0 to 0.5, as the encoder goes; below this none is "similar".
 _ALIKE: Final = 0.3
-_LONGEST_IN_SUMMARY: Final = 300
 _MISSING: Final = {
     REFERENCES: "Similar references are missing",
     SCORES: "The scores are missing",
     CRITIQUE: "The critique is missing",
 }
-_COMMON_BEGINNINGS: Final = ("The", "There", "This", "No", "Nothing", "None", "A", "An", "All", "It", "What")
-# Where a script has spaces and capitals, a sentence ends at a mark with its closing quotes, if white space and anything
-# but a small letter follow; and not after these abbreviations.
-_ENDS: Final = re.compile(r"[.!?…]+[\"”’')\]]*(?=\s+[\"“‘'(\[]*([^\W_]))|[。！？]+[」』”’）]*|\n\s*\n|\n(?=\s*[-*•\d])")
-_ABBREVIATIONS: Final = frozenset(
-    ("e.g.", "i.e.", "cf.", "etc.", "vs.", "approx.", "fig.", "ca.", "st.", "mt.", "mr.", "mrs.", "ms.", "dr.", "prof.")
-)
 
 
 def narrate(response: gateway_pb2.AnalyzeResponse, advisor: str) -> None:
@@ -53,7 +45,7 @@ def narrate(response: gateway_pb2.AnalyzeResponse, advisor: str) -> None:
         elif part == CRITIQUE and response.HasField("critique"):
             sentences = about_critique(response.critique, advisor)
             # The first sentence of the text, and who wrote it where that is not the advisor's voice.
-            summary.extend([_shortened(sentences[0]), *_base_model(response.critique.authorship, advisor)])
+            summary.extend([shortened(sentences[0]), *_base_model(response.critique.authorship, advisor)])
         else:
             continue
         response.narrations.add(part=part, sentences=sentences)
@@ -80,7 +72,7 @@ def about_references(found: embedder_pb2.SearchReferencesResponse, advisor: str)
     known_for = (first.significance or first.description).strip()
     if known_for:
         when_where = ", ".join(filter(None, [str(first.year) if first.HasField("year") else "", first.location]))
-        sentences.append(_ended(f"{_title(first.title)}{f' ({when_where})' if when_where else ''}: {known_for}"))
+        sentences.append(ended(f"{_title(first.title)}{f' ({when_where})' if when_where else ''}: {known_for}"))
     if first.best_for:
         teaches = _listed([in_words(dimension) for dimension in first.best_for])
         sentences.append(f"Look at {_title(first.title)} to learn about {teaches}.")
@@ -108,7 +100,7 @@ def about_scores(scores: scorer_pb2.ScoreResponse, advisor: str) -> list[str]:
         if dimension.comparison.needs_work:
             sentences.append(_to_work_on(dimension, advisor))
     if scores.note:
-        sentences.append(_ended(scores.note))
+        sentences.append(ended(scores.note))
     return sentences
 
 
@@ -147,7 +139,7 @@ def about_critique(critique: critic_pb2.CritiqueResponse, advisor: str) -> list[
 
 def missing(part: Part, status: types_pb2.Status) -> str:
     """Returns which part is missing and why, in a sentence."""
-    return _ended(f"{_MISSING[part]}: {_within(status.message)}" if status.message else _MISSING[part])
+    return ended(f"{_MISSING[part]}: {within(status.message)}" if status.message else _MISSING[part])
 
 
 def _critique_sentences(critique: critic_pb2.CritiqueResponse) -> list[str]:
@@ -160,39 +152,11 @@ def _critique_sentences(critique: critic_pb2.CritiqueResponse) -> list[str]:
     return [sentence for part in parts for sentence in sentences_of(part)]
 
 
-def sentences_of(text: str) -> list[str]:
-    """Returns the sentences of a text in order, white space between words made single; empty for an empty text."""
-    sentences: list[str] = []
-    start = 0
-    for end in _ENDS.finditer(text):
-        if (end[1] or "").islower():
-            continue
-        words = text[start : end.end()].split()
-        last = words[-1] if words else ""
-        initial = len(last) == 2 and last[0].isupper() and last[1] == "."
-        if initial or last.lower().lstrip("([“\"'") in _ABBREVIATIONS:
-            continue
-        if words:
-            sentences.append(" ".join(words))
-        start = end.end()
-    rest = " ".join(text[start:].split())
-    return [*sentences, rest] if rest else sentences
-
-
-def _shortened(sentence: str) -> str:
-    """Returns a sentence of at most 300 characters: whole words of a longer one, where its script divides them."""
-    if len(sentence) <= _LONGEST_IN_SUMMARY:
-        return sentence
-    head = sentence[: _LONGEST_IN_SUMMARY - 1]
-    words = head.rpartition(" ")[0]
-    return f"{words if len(words) > len(head) // 2 else head[:-1]} …"
-
-
 def _base_model(authorship: critic_pb2.Authorship, advisor: str) -> list[str]:
     if not authorship.fell_back:
         return []
-    why = f": {_within(authorship.fallback_reason)}" if authorship.fallback_reason else "."
-    return [_ended(f"The base model wrote the critique, not the voice of {advisor}{why}")]
+    why = f": {within(authorship.fallback_reason)}" if authorship.fallback_reason else "."
+    return [ended(f"The base model wrote the critique, not the voice of {advisor}{why}")]
 
 
 def _compared(scores: scorer_pb2.ScoreResponse) -> list[scorer_pb2.DimensionScore]:
@@ -218,9 +182,9 @@ def _to_work_on(dimension: scorer_pb2.DimensionScore, advisor: str) -> str:
     gap = _beside_the_mean(dimension)
     sentence = f"Work on {in_words(dimension.dimension)}: it is {gap} of the references of {advisor}."
     if dimension.evidence:
-        sentence += f" {_ended(dimension.evidence[0])}"
+        sentence += f" {ended(dimension.evidence[0])}"
     if comparison.advice:
-        sentence += f" {_ended(comparison.advice)}"
+        sentence += f" {ended(comparison.advice)}"
     if comparison.examples:
         shown = [f"{_title(example.title)} ({_out_of_ten(example.score)})" for example in comparison.examples]
         sentence += f" See {_listed(shown)}."
@@ -255,14 +219,3 @@ def _beside_the_mean(dimension: scorer_pb2.DimensionScore) -> str:
 
 def _listed(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def _within(sentence: str) -> str:
-    """Returns a sentence as it goes on behind a colon: its first word in lower case where that is no name."""
-    first, space, rest = sentence.strip().partition(" ")
-    return f"{first.lower() if first in _COMMON_BEGINNINGS else first}{space}{rest}"
-
-
-def _ended(sentence: str) -> str:
-    sentence = sentence.strip()
-    return sentence if sentence.endswith((".", "!", "?", "…", ".”", "!”", "?”")) else f"{sentence}."

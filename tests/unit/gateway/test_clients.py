@@ -19,9 +19,10 @@ from mondrian.types.v1 import types_pb2
 
 from services.core.errors import BackendUnavailable, DeviceMemory, Forwarded, Overloaded, to_rpc_status
 from services.gateway.access import Access
-from services.gateway.backend import backend_options, serialized, service_config, target
+from services.gateway.channels import backend_options, service_config, target
 from services.gateway.clients import CriticClient, ScorerClient
 from services.gateway.settings import GatewaySettings
+from services.gateway.wire import serialized
 from tests.fakes.backends import PHOTOGRAPH, FakeCritic, FakeScorer
 from tests.fakes.system import served
 

@@ -12,7 +12,8 @@ from mondrian.gateway.v1 import gateway_pb2
 from mondrian.scorer.v1 import scorer_pb2
 from mondrian.types.v1 import types_pb2
 
-from services.gateway.summary import about_critique, missing, narrate, sentences_of, standing
+from services.gateway.sentences import sentences_of
+from services.gateway.summary import about_critique, missing, narrate, standing
 from tests.fakes import answers
 from tests.golden.answers import ADVISOR, CASES, FOLDER, told
 

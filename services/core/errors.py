@@ -165,7 +165,7 @@ class ReleaseDamaged(ConfigurationError):
 
 
 class WriterBusy(ConfigurationError):
-    """Another process is publishing into the same store."""
+    """Another process is writing to the same folder."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
@@ -15,10 +14,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from services.core.errors import ConfigurationError, ReleaseDamaged, WriterBusy
+from services.core.errors import ConfigurationError, ReleaseDamaged
 from services.core.releases.manifest import LOCK, MANIFEST, Manifest, allowed, digest_of
 from services.core.releases.release import Release
 from services.core.releases.store import ReleaseStore
+from services.core.sole_writer import sole_writer
 
 
 @contextlib.contextmanager
@@ -29,24 +29,11 @@ def writing(store: ReleaseStore) -> Iterator[Writer]:
         WriterBusy: another process is writing.
         ConfigurationError: the root cannot be written to, or the disk is full.
     """
-    with _sentences(store.root):
+    with sole_writer(store.root / "writer.lock", store.root, "precompute"):
         for folder in (store.releases_folder, store.staging, store.work):
             folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(store.root / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
-                raise WriterBusy(
-                    f"Another precompute (process {holder}) is writing to {store.root}; run this again when it is done."
-                ) from error
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-            _empty(store.staging)
-            yield Writer(store)
-        finally:
-            os.close(descriptor)
+        _empty(store.staging)
+        yield Writer(store)
 
 
 class Writer:
@@ -238,23 +225,3 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(leftover)
         else:
             leftover.unlink()
-
-
-@contextlib.contextmanager
-def _sentences(root: Path) -> Iterator[None]:
-    """Turns the faults of a disk into sentences for the operator."""
-    try:
-        yield
-    except OSError as error:
-        place = Path(os.fsdecode(error.filename)) if error.filename is not None else None
-        # Where the root's own folder cannot be made, the error names a folder above it.
-        here = place is not None and (place.is_relative_to(root) or root.is_relative_to(place))
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise ConfigurationError(
-                f"The disk that holds {root} is full; free some space and run the same command again: nothing is lost."
-            ) from error
-        if here or error.errno in (errno.EIO, errno.EROFS):
-            raise ConfigurationError(
-                f"{root} cannot be written to ({error.strerror}); choose another folder."
-            ) from error
-        raise

@@ -14,6 +14,7 @@ from peft import PeftModel
 from services.core.errors import ConfigurationError
 from services.core.precompute import stoppable
 from services.core.progress import progress
+from services.core.sole_writer import sole_writer
 from services.critic import adapter_format
 from services.critic.adapter_format import AdapterLimits, AdapterRefused
 from services.critic.finetune import examples as example_files
@@ -78,6 +79,14 @@ def finetune(arguments: argparse.Namespace) -> int:
         adapter_format.check_name(arguments.advisor)
     except AdapterRefused as error:
         raise ConfigurationError(f"The advisor {arguments.advisor!r} cannot have an adapter: {error}.") from error
+    lock = folder.parent / f".finetune-{arguments.advisor}.lock"
+    with sole_writer(lock, folder.parent, f"training of {arguments.advisor}"):
+        return _train(arguments, settings, folder, limits, recipe)
+
+
+def _train(
+    arguments: argparse.Namespace, settings: CriticSettings, folder: Path, limits: AdapterLimits, recipe: Recipe
+) -> int:
     model = load_model(settings)
     base = adapter_format.base_of(model.network, name=model.name, fingerprint=model.fingerprint)
     examples = example_files.read_examples(

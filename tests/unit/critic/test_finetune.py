@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +64,7 @@ def test_a_voice_is_learnt_and_published(data: Path, tmp_path: Path, capsys: pyt
     manifest = json.loads((adapters / "ansel" / "manifest.json").read_text())
     loss = manifest["evaluation"]["held_out_loss"]
     assert loss["adapter"] < 0.7 * loss["base"]
-    assert sorted(path.name for path in adapters.iterdir()) == ["ansel"]
+    assert sorted(path.name for path in adapters.iterdir()) == [".finetune-ansel.lock", "ansel"]
 
 
 @pytest.mark.parametrize("checkpointing", [True, False])
@@ -103,6 +104,27 @@ def test_a_training_that_is_told_to_end_keeps_its_state(
     monkeypatch.setattr(training.Training, "_do_step", lambda self: signal.raise_signal(signal.SIGTERM))
     assert command.main(words(data, tmp_path / "adapters")) == 130
     assert [path.name for path in (tmp_path / "adapters" / ".finetune-ansel").iterdir()] == [training.STATE_FILE]
+
+
+def test_a_second_training_of_an_advisor_is_refused_before_it_begins(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapters, codes = tmp_path / "adapters", list[int]()
+
+    def meanwhile(self: training.Training) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(command, "load_model", None)  # nothing heavy comes before the refusal
+            codes.append(command.main(words(data, adapters)))
+            # What others are at work on is no hindrance.
+            with pytest.raises(TypeError):
+                command.main(words(data, adapters, advisor="okeefe"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Training, "_do_step", meanwhile)
+    assert command.main(words(data, adapters)) == 130
+    assert codes == [2]
+    refused = f"mondrian: Another training of ansel (process {os.getpid()}) is writing to {adapters}"
+    assert refused in capsys.readouterr().err
 
 
 def test_a_damaged_state_begins_anew(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from services.core.errors import ConfigurationError, NoRelease
 from services.core.metrics import RELEASE_DAMAGED
 from services.core.releases.release import Release
 from services.core.releases.store import ReleaseStore
+
+FIRST_PAUSE_S: Final = 1.0
+LONGEST_PAUSE_S: Final = 300.0
+"""Between two looks at a release that was refused: all of it is read each time."""
 
 T = TypeVar("T")
 _log = logging.getLogger("mondrian.releases")
@@ -23,10 +28,11 @@ class ReleaseWatcher(Generic[T]):
 
     `load` turns a verified release into the value; it runs in a thread and may refuse the release with a
     ConfigurationError. The value must keep a reference to the Release as long as it reads the release's files.
-    `current` is looked at every `poll_s` seconds, and every byte of what is served is compared with its sha256 every
-    `verify_s` (0: never): a difference is logged and shown by a metric, before a reader or the next start meets it. The
-    value is still served, since it was made from sound bytes. `on_swap` is called in the event loop with the value
-    replaced.
+    `current` is looked at every `poll_s` seconds. What was refused is read again when one of its files changes, and
+    after pauses that grow, since a disk or memory may fail for a moment only. Every byte of what is served is compared
+    with its sha256 every `verify_s` seconds (0: never): a difference is logged and shown by a metric, before a reader
+    or the next start meets it. The value is still served, since it was made from sound bytes. `on_swap` is called in
+    the event loop with the value replaced.
 
     A caller takes `value` once and uses that object to its end: a swap changes what the next caller gets, so every
     answer comes from one release.
@@ -40,6 +46,7 @@ class ReleaseWatcher(Generic[T]):
         poll_s: float = 1.0,
         verify_s: float = 0.0,
         on_swap: Callable[[T | None], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._load = load
@@ -48,7 +55,11 @@ class ReleaseWatcher(Generic[T]):
         self._on_swap = on_swap
         self._value: T | None = None
         self._release_id: str | None = None
+        self._clock = clock
         self._seen: tuple[object, ...] | None = None
+        self._pause_s = 0.0
+        self._again_at = math.inf
+        self._said: tuple[object, ...] = ()
         self._task: asyncio.Task[None] | None = None
         self._refreshing = asyncio.Lock()
 
@@ -81,10 +92,14 @@ class ReleaseWatcher(Generic[T]):
         """Looks at `current` now and returns whether the value was swapped. A release that is refused is logged."""
         try:
             return await self._refresh()
-        except ConfigurationError as error:
-            _log.error("The new release is refused and the old one stays: %s", error)
-        except Exception:
-            _log.exception("The new release cannot be loaded and the old one stays")
+        except Exception as error:
+            said = (self._seen, repr(error))
+            if said != self._said:
+                self._said = said
+                if isinstance(error, ConfigurationError):
+                    _log.error("The new release is refused and the old one stays: %s", error)
+                else:
+                    _log.exception("The new release cannot be loaded and the old one stays")
         return False
 
     async def verify(self) -> list[str]:
@@ -106,30 +121,36 @@ class ReleaseWatcher(Generic[T]):
             self._task = None
 
     async def _follow(self) -> None:
-        verified = time.monotonic()
+        verified = self._clock()
         while True:
             await asyncio.sleep(self._poll_s)
             if await self.refresh():
                 # Loading it has verified it.
-                verified = time.monotonic()
+                verified = self._clock()
                 RELEASE_DAMAGED.set(0)
-            if self._verify_s and time.monotonic() >= verified + self._verify_s:
+            if self._verify_s and self._clock() >= verified + self._verify_s:
                 await self.verify()
-                verified = time.monotonic()
+                verified = self._clock()
 
     async def _refresh(self) -> bool:
         async with self._refreshing:
             # In a thread: a network file system may take its time. Taken before the release is opened, so that a
             # switch in between is seen by the next look.
             signature = await asyncio.to_thread(self._store.signature)
-            if signature == self._seen:
+            if signature != self._seen:
+                self._pause_s = 0.0
+            elif self._clock() < self._again_at:
                 return False
-            # Noted even if the release is refused: it is tried again only when one of its files has changed.
-            self._seen = signature
+            self._seen, self._again_at = signature, math.inf
             if signature is None:
                 _log.error("There is no release in %s any more; the one that was loaded stays", self._store.root)
                 return False
-            loaded = await asyncio.to_thread(self._open)
+            try:
+                loaded = await asyncio.to_thread(self._open)
+            except Exception:
+                self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
+                self._again_at = self._clock() + self._pause_s
+                raise
             if loaded is None:
                 return False
             old, (self._release_id, self._value) = self._value, loaded

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from services.core.errors import ConfigurationError, NoRelease
+from services.core.errors import ConfigurationError, NoRelease, ReleaseDamaged
 from services.core.metrics import RELEASE_DAMAGED
 from services.core.releases import Release, ReleaseStore, ReleaseWatcher, collect
 from tests.unit.core.releases.stores import publish, text_of
@@ -110,6 +110,53 @@ async def test_a_refused_release_leaves_the_old_value_and_is_looked_at_again_whe
         path.write_text("two")
         assert await watcher.refresh()
         assert watcher.value[0] == "two"
+
+
+class Flaky(ReleaseStore):
+    """Cannot be opened while there is a fault; counts how often that was tried."""
+
+    fault: Exception | None = None
+    tries = 0
+
+    def open(self, release_id: str, *, whole: bool = True) -> Release:
+        self.tries += 1
+        if self.fault is not None:
+            raise self.fault
+        return super().open(release_id, whole=whole)
+
+
+@pytest.mark.parametrize(
+    "fault", [ReleaseDamaged("catalogue.sqlite cannot be read (Input/output error)"), MemoryError()]
+)
+async def test_a_release_refused_for_what_passes_is_served_when_it_has_passed_and_looked_at_ever_less_often(
+    store: ReleaseStore, caplog: pytest.LogCaptureFixture, fault: Exception
+) -> None:
+    now = [0.0]
+    flaky = Flaky(store.root)
+    publish(store, "one")
+    async with following(flaky, loaded, poll_s=3600, clock=lambda: now[0]) as watcher:
+        publish(store, "two")
+        flaky.fault, flaky.tries = fault, 0
+        for second in range(1201):
+            now[0] = second
+            assert not await watcher.refresh()
+        assert 9 < flaky.tries < 14
+        assert sum("the old one stays" in record.message for record in caplog.records) == 1, "said once"
+        flaky.fault = None
+        now[0] += 600
+        assert await watcher.refresh()
+        assert watcher.value[0] == "two"
+        tries = flaky.tries
+        now[0] += 3600
+        assert not await watcher.refresh()
+        assert flaky.tries == tries, "what is served is not read again"
+        # What is published next is not made to wait.
+        flaky.fault = fault
+        publish(store, "three")
+        assert not await watcher.refresh()
+        flaky.fault = None
+        publish(store, "four")
+        assert await watcher.refresh()
 
 
 class Verified(ReleaseStore):

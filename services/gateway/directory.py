@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import bisect
 import difflib
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ _FRESH_S: Final = 60.0
 _ASK_AGAIN_S: Final = 5.0
 _TIMEOUT_S: Final = 2.0
 _SHOWN: Final = 10
+_COMPARED: Final = 400
+"""Of more advisors only those next in the alphabet are compared: the event loop waits for milliseconds, not seconds."""
 
 
 class Directory:
@@ -78,8 +81,10 @@ def advisor_not_found(advisor: str, known: Sequence[str] | None) -> AdvisorNotFo
     """Returns the refusal of an advisor that exists nowhere, with the known ids, the most alike first."""
     sentence = f"There is no advisor '{advisor}'."
     if known:
-        alike = difflib.get_close_matches(advisor, known, n=_SHOWN)
-        shown = [*alike, *(other for other in sorted(known) if other not in alike)][:_SHOWN]
+        ids = sorted(known)
+        place = max(0, bisect.bisect(ids, advisor) - _COMPARED // 2) if len(ids) > _COMPARED else 0
+        alike = difflib.get_close_matches(advisor, ids[place : place + _COMPARED], n=_SHOWN)
+        shown = [*alike, *(other for other in ids[: 2 * _SHOWN] if other not in alike)][:_SHOWN]
         more = f" and {len(known) - len(shown)} more" if len(known) > len(shown) else ""
         sentence += f" Known: {', '.join(shown)}{more}."
     elif known is not None:

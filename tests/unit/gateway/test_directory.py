@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
+from collections.abc import Sequence
+from types import SimpleNamespace
 
+import pytest
 from mondrian.critic.v1 import critic_pb2
 from mondrian.embedder.v1 import embedder_pb2
 
@@ -132,3 +136,18 @@ def test_the_refusal_names_the_known_advisors_the_most_alike_first() -> None:
     )
     assert advisor_not_found("ansel", None).message == "There is no advisor 'ansel'."
     assert "pre-computed yet" in advisor_not_found("ansel", []).message
+
+
+def test_of_very_many_advisors_only_those_near_in_the_alphabet_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+
+    def counted(word: str, possibilities: Sequence[str], n: int) -> list[str]:
+        compared.append(len(possibilities))
+        return difflib.get_close_matches(word, possibilities, n)
+
+    monkeypatch.setattr("services.gateway.directory.difflib", SimpleNamespace(get_close_matches=counted))
+    many = [f"{letter}dvisor-{number:04}" for number in range(5_000) for letter in "ab"]
+    message = advisor_not_found("advisor-0031x", many).message
+    assert message.startswith("There is no advisor 'advisor-0031x'. Known: advisor-0031, ")
+    assert message.endswith("and 9990 more.")
+    assert compared[0] < 1_000

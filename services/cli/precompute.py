@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -14,13 +15,14 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from services.cli.console import FAILED, INTERRUPTED, MISCONFIGURED, complain, out, plain
-from services.cli.holdings import STORED, holdings
+from services.cli.console import FAILED, INTERRUPTED, MISCONFIGURED, complain, out, plain, remark
+from services.cli.holdings import STORED, Holdings, holdings
 from services.cli.roster import BACKENDS, Service, endpoint_of, malloc_environment, require_model
 from services.cli.samples import remember, sample_folders
 from services.core.advisors import load_advisor, require_id
 from services.core.errors import ConfigurationError
 from services.core.output import going_on_unread
+from services.core.precompute import Skipped, remarks
 from services.core.settings import CommonSettings
 
 
@@ -78,6 +80,9 @@ def precompute_folders(settings: CommonSettings, folders: Sequence[Path], adviso
             require_model(service, settings, endpoint_of(service).model_path)
     worst = 0
     for folder, advisor in zip(folders, advisors, strict=True):
+        for sentence in advisor.notices:
+            remark(sentence)
+        done: list[Service] = []
         for service in STORED:
             subject = (service.name, f"bold {service.colour}")
             what = f": {len(advisor.photographs)} photographs of {plain(advisor.name)}"
@@ -89,8 +94,12 @@ def precompute_folders(settings: CommonSettings, folders: Sequence[Path], adviso
             if code:
                 # The other store is left alone: of two runs at once, each might get its advisor into one of them only.
                 break
-        line = Text(plain(summary(settings, advisor.id)), style="bold" if not worst else "bold red")
+            done.append(service)
+        held = {service: holdings(settings, service) for service in STORED}
+        line = Text(plain(summary(held, advisor.id)), style="bold" if not worst else "bold red")
         console.print(line, soft_wrap=True)
+        for sentence in left_out({service: held[service] for service in done}, advisor.id):
+            console.print(plain(sentence), markup=False, soft_wrap=True)
     return worst
 
 
@@ -100,6 +109,7 @@ def run_precompute(settings: CommonSettings, service: Service, folder: Path, adv
     # The child must not outlive this process, however that ends (a hangup of its terminal included).
     command = [sys.executable, "-m", "services.cli.leash", str(os.getpid()), f"services.{service.name}.precompute"]
     command += ["--advisor-dir", str(folder), "--advisor-id", advisor_id, "--data-dir", str(settings.data_dir)]
+    command.append("--brief")
     environment = {
         **os.environ,
         **malloc_environment(),
@@ -133,18 +143,29 @@ def run_precompute(settings: CommonSettings, service: Service, folder: Path, adv
         signal.signal(signal.SIGTERM, before)
 
 
-def summary(settings: CommonSettings, advisor_id: str) -> str:
+def summary(held: Mapping[Service, Holdings], advisor_id: str) -> str:
     """Returns in a line what each service now has of an advisor."""
-    parts = []
-    for service in STORED:
-        held = holdings(settings, service)
-        parts.append(
-            f"{service.name} {held.counts[advisor_id]} references"
-            f"{_skipped(len(held.skipped.get(advisor_id, ())))} (release {held.release[:12]})"
-            if advisor_id in held.counts
-            else f"{service.name} nothing"
-        )
+    parts = [
+        f"{service.name} {has.counts[advisor_id]} references"
+        f"{_skipped(len(has.skipped.get(advisor_id, ())))} (release {has.release[:12]})"
+        if advisor_id in has.counts
+        else f"{service.name} nothing"
+        for service, has in held.items()
+    ]
     return f"{advisor_id}: {'; '.join(parts)}."
+
+
+def left_out(held: Mapping[Service, Holdings], advisor_id: str) -> list[str]:
+    """Returns which of an advisor's files were skipped and why, in sentences: what the services agree on once."""
+    found: dict[Skipped, list[str]] = {}
+    for service, has in held.items():
+        for entry in has.skipped.get(advisor_id, ()):
+            found.setdefault(Skipped(**entry), []).append(service.name)
+    told = [
+        one if len(names) == len(held) else replace(one, sentence=f"{one.sentence} (by the {names[0]})")
+        for one, names in sorted(found.items(), key=lambda item: item[0].file_name)
+    ]
+    return remarks(told, (), "")
 
 
 def _skipped(count: int) -> str:

@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from services.core.output import any_streams, going_on_unread
+
+if TYPE_CHECKING:
+    from services.core.advisors import AdvisorFolder
 
 INTERRUPTED: Final = "Interrupted; what was finished is kept, and the same command goes on from there."
 
@@ -43,6 +46,20 @@ def remarks(skipped: Sequence[Skipped], left_behind: Sequence[str], changed: str
     if left_behind:
         lines.append(f"The {changed} has changed: {', '.join(left_behind)} must be pre-computed again to be served.")
     return lines
+
+
+def load_named(options: argparse.Namespace) -> AdvisorFolder:
+    """Returns the advisor that the options of a command name; what its folder holds beside that is said on stderr.
+
+    Raises:
+        ConfigurationError: as `load_advisor` does.
+    """
+    from services.core.advisors import load_advisor
+
+    folder = load_advisor(options.advisor_dir, options.advisor_id)
+    for sentence in () if options.brief or options.quiet else folder.notices:
+        print(sentence, file=sys.stderr)
+    return folder
 
 
 @contextlib.contextmanager
@@ -80,8 +97,8 @@ def run_command(
     """Returns the exit code of `python -m module`: 0 done, 2 with one sentence when it cannot be, 130 after Ctrl-C
     or SIGTERM.
 
-    `body` gets the options (`advisor_dir`, `advisor_id`, `data_dir`, `quiet`), imports what it needs and returns what
-    it did, as sentences to be printed. `arguments` are those of the process where they are None.
+    `body` gets the options (`advisor_dir`, `advisor_id`, `data_dir`, `brief`, `quiet`), imports what it needs and
+    returns what it did, as sentences to be printed. `arguments` are those of the process where they are None.
     """
     any_streams()
     try:
@@ -106,5 +123,6 @@ def _parser(module: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--advisor-dir", type=Path, required=True, help="the folder with references/ in it")
     parser.add_argument("--advisor-id", help="the advisor's id; by default that of advisor.yaml, or the folder's name")
     parser.add_argument("--data-dir", type=Path, help="the folder of the releases (MONDRIAN_DATA_DIR)")
+    parser.add_argument("--brief", action="store_true", help="do not name files that are left out: the caller does")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     return parser

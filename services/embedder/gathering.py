@@ -84,8 +84,6 @@ def gather(
     findings = Findings()
     waiting: list[_Prepared] = []
     seen: dict[str, str] = {}
-    for sentence in folder.notices:
-        shown.say(sentence)
 
     def flush() -> None:
         vectors = encoder.forward_images([one.pixels for one in waiting if one.pixels is not None])
@@ -99,7 +97,6 @@ def gather(
 
     def skip(skipped: Skipped) -> None:
         findings.skipped.append(skipped)
-        shown.say(f"{skipped.file_name} is skipped: {skipped.sentence}")
         shown.advance()
 
     def prepare(file: ReferenceFile) -> _Prepared | Skipped:

@@ -98,13 +98,13 @@ def precompute(
         )
 
 
-def sentences(advisor: str, outcome: Outcome) -> list[str]:
-    """Returns what a run did, for people."""
+def sentences(advisor: str, outcome: Outcome, *, brief: bool = False) -> list[str]:
+    """Returns what a run did, for people; `brief` leaves it to the caller to name the files that were skipped."""
     recall = min(outcome.index.recall.values(), default=1.0)
     searched = f"by HNSW with recall {recall:.4f}" if outcome.index.method == "hnsw" else "exactly"
     return [
         f"{advisor}: {outcome.references} references, {outcome.computed} of them new, searched {searched}; "
         f"release {outcome.release.id[:12]}.",
         *outcome.mended,
-        *remarks(outcome.skipped, outcome.left_behind, "encoder"),
+        *remarks(() if brief else outcome.skipped, outcome.left_behind, "encoder"),
     ]

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from services.core.precompute import run_command
+from services.core.precompute import load_named, run_command
 
 # Nothing else is imported before Ctrl-C can be answered: loading the libraries takes a moment.
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ def run(
 
 
 def _run(options: argparse.Namespace, make_encoder: Callable[[EmbedderSettings], Encoder] | None) -> list[str]:
-    from services.core.advisors import load_advisor
     from services.core.images import ImageLimits
     from services.core.progress import progress
     from services.core.releases import ReleaseStore
@@ -44,7 +43,7 @@ def _run(options: argparse.Namespace, make_encoder: Callable[[EmbedderSettings],
     from services.embedder.settings import EmbedderSettings
 
     settings = EmbedderSettings.load(**({"data_dir": options.data_dir} if options.data_dir else {}))
-    folder = load_advisor(options.advisor_dir, options.advisor_id)
+    folder = load_named(options)
     outcome = precompute(
         folder,
         (make_encoder or load)(settings),
@@ -56,7 +55,7 @@ def _run(options: argparse.Namespace, make_encoder: Callable[[EmbedderSettings],
         index=settings.index,
         report=lambda title, total: progress(title, total, quiet=options.quiet),
     )
-    return sentences(folder.id, outcome)
+    return sentences(folder.id, outcome, brief=options.brief)
 
 
 if __name__ == "__main__":

@@ -133,8 +133,6 @@ def _gather(
 ) -> _Findings:
     """Finds the scores of every usable photograph, measuring those that nobody has; progress tells what is kept."""
     findings = _Findings()
-    for sentence in folder.notices:
-        shown.say(sentence)
     for start in range(0, len(folder.photographs), _CHUNK):
         waiting: dict[str, Picture] = {}
         chunk = folder.photographs[start : start + _CHUNK]
@@ -142,14 +140,14 @@ def _gather(
             try:
                 identity, picture = _look(file, findings, work, library, limits)
             except InvalidImage as error:
-                _skip(findings, shown, Skipped(file.about.file_name, error.reason, str(error)))
+                findings.skipped.append(Skipped(file.about.file_name, error.reason, str(error)))
             except OSError as error:
                 sentence = f"it cannot be read ({error.strerror})."
-                _skip(findings, shown, Skipped(file.about.file_name, "FILE_UNREADABLE", sentence))
+                findings.skipped.append(Skipped(file.about.file_name, "FILE_UNREADABLE", sentence))
             else:
                 if identity in findings.files:
                     sentence = f"it has the same bytes as {findings.files[identity].about.file_name}."
-                    _skip(findings, shown, Skipped(file.about.file_name, "DUPLICATE", sentence))
+                    findings.skipped.append(Skipped(file.about.file_name, "DUPLICATE", sentence))
                     continue
                 findings.files[identity] = file
                 if picture is not None:
@@ -180,11 +178,6 @@ def _look(
     return identity, photographs.picture(content, limits)
 
 
-def _skip(findings: _Findings, shown: Progress, skipped: Skipped) -> None:
-    findings.skipped.append(skipped)
-    shown.say(f"{skipped.file_name} is skipped: {skipped.sentence}")
-
-
 def _publish(
     writer: Writer,
     scorer: Scorer,
@@ -211,12 +204,12 @@ def _publish(
         )
 
 
-def sentences(outcome: Outcome) -> list[str]:
-    """Returns what a run did, for people."""
+def sentences(outcome: Outcome, *, brief: bool = False) -> list[str]:
+    """Returns what a run did, for people; `brief` leaves it to the caller to name the files that were skipped."""
     profile = outcome.advisor.profile
     return [
         f"{profile.advisor}: {profile.count} references scored, {outcome.computed} of them new, by {profile.scorer}; "
         f"release {outcome.release.id[:12]}.",
         *outcome.mended,
-        *remarks(outcome.skipped, outcome.left_behind, "scorer"),
+        *remarks(() if brief else outcome.skipped, outcome.left_behind, "scorer"),
     ]

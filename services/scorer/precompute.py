@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from services.core.precompute import run_command
+from services.core.precompute import load_named, run_command
 
 # Nothing else is imported before Ctrl-C can be answered: loading the libraries takes a moment.
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> list[str]:
-    from services.core.advisors import load_advisor
     from services.core.images import ImageLimits
     from services.core.progress import progress
     from services.core.releases import ReleaseStore
@@ -36,7 +35,7 @@ def _run(options: argparse.Namespace) -> list[str]:
     from services.scorer.settings import ScorerSettings
 
     settings = ScorerSettings.load(**({"data_dir": options.data_dir} if options.data_dir else {}))
-    folder = load_advisor(options.advisor_dir, options.advisor_id)
+    folder = load_named(options)
     outcome = precompute(
         folder,
         load_scorer(settings),
@@ -45,7 +44,7 @@ def _run(options: argparse.Namespace) -> list[str]:
         keep=settings.keep_releases,
         report=lambda title, total: progress(title, total, quiet=options.quiet),
     )
-    return sentences(outcome)
+    return sentences(outcome, brief=options.brief)
 
 
 if __name__ == "__main__":

@@ -203,6 +203,7 @@ class Recorder:
 
     def __init__(self, settings: CommonSettings, *codes: int) -> None:
         self.calls: list[tuple[str, Path, str]] = []
+        self.skipped = {"embedder": ["cut.jpg"], "scorer": ["cut.jpg"]}
         self._settings = settings
         self._codes = list(codes)
 
@@ -210,7 +211,7 @@ class Recorder:
         self.calls.append((service.name, folder, advisor_id))
         code = self._codes.pop(0) if self._codes else 0
         if code == 0:
-            publish(self._settings, service.name, ["cut.jpg"], **{advisor_id: 5})
+            publish(self._settings, service.name, self.skipped[service.name], **{advisor_id: 5})
         return code
 
 
@@ -227,7 +228,35 @@ def test_both_services_precompute_and_the_result_is_summed_up(
     assert flat(result.stdout).endswith(
         f"hero: embedder 5 references, 1 skipped (release {releases_now[0]});"
         f" scorer 5 references, 1 skipped (release {releases_now[1]})."
+        " 1 file was skipped: cut.jpg (IMAGE_TRUNCATED): It is cut off."
     )
+
+
+@pytest.mark.usefixtures("models")
+def test_what_the_two_services_leave_out_is_named_once(
+    settings: CommonSettings, advisor: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (advisor / "references" / "notes.txt").write_text("x")
+    recorder = Recorder(settings)
+    recorder.skipped = {"embedder": ["a.jpg", "b.jpg"], "scorer": ["b.jpg", "c.jpg"]}
+    monkeypatch.setattr(command, "run_precompute", recorder)
+    result = run("precompute", "--advisor-dir", str(advisor))
+    assert flat(result.stdout).endswith(
+        "3 files were skipped: a.jpg (IMAGE_TRUNCATED): It is cut off. (by the embedder)"
+        " b.jpg (IMAGE_TRUNCATED): It is cut off. c.jpg (IMAGE_TRUNCATED): It is cut off. (by the scorer)"
+    )
+    assert result.stderr == "notes.txt is passed over: its name does not end like that of a photograph.\n"
+
+
+@pytest.mark.usefixtures("models")
+def test_what_a_service_that_failed_left_out_before_is_not_told_as_new(
+    settings: CommonSettings, advisor: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(settings, "scorer", ["old.jpg"], hero=5)
+    monkeypatch.setattr(command, "run_precompute", Recorder(settings, 0, 1))
+    result = run("precompute", "--advisor-dir", str(advisor))
+    assert "cut.jpg" in result.stdout
+    assert "old.jpg" not in result.stdout
 
 
 @pytest.mark.usefixtures("models")
@@ -283,6 +312,7 @@ def test_a_precompute_process_gets_folder_id_and_settings(
         *("--advisor-dir", str(tmp_path)),
         *("--advisor-id", "hero"),
         *("--data-dir", str(settings.data_dir)),
+        "--brief",
     ]
     assert environment["MONDRIAN_PROFILE"] == "mini"
     assert MALLOC.items() <= environment.items()

@@ -329,6 +329,18 @@ def test_the_command_prints_what_it_did(
     assert capsys.readouterr().err == ""
 
 
+def test_the_command_names_what_it_leaves_out_once_or_leaves_that_to_its_caller(
+    shelf: Shelf, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shelf.folder("ansel", range(2))
+    (folder / "references" / "broken.jpg").write_bytes(b"no photograph")
+    (folder / "references" / "notes.txt").write_text("x")
+    for more, times in (([], 1), (["--brief"], 0)):
+        assert invoke(shelf, "--advisor-dir", str(folder), *more) == 0
+        printed = "".join(capsys.readouterr())
+        assert [printed.count(name) for name in ("broken.jpg", "notes.txt")] == [times, times]
+
+
 @pytest.mark.parametrize("case", ["no folder", "no photograph", "bad id", "busy", "interrupted"])
 def test_the_command_ends_with_one_sentence(
     shelf: Shelf, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, case: str

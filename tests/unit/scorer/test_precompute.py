@@ -175,6 +175,18 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert manifest["counts"] == {"ansel": 3}
 
 
+def test_the_command_names_what_it_leaves_out_once_or_leaves_that_to_its_caller(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = advisor_folder(tmp_path / "ansel", range(2))
+    (folder / "references" / "broken.jpg").write_bytes(b"no photograph")
+    (folder / "references" / "notes.txt").write_text("x")
+    for more, times in (([], 1), (["--brief"], 0)):
+        assert run(["--advisor-dir", str(folder), "--data-dir", str(tmp_path / "data"), *more]) == 0
+        printed = "".join(capsys.readouterr())
+        assert [printed.count(name) for name in ("broken.jpg", "notes.txt")] == [times, times]
+
+
 def test_a_damaged_release_is_built_anew_from_what_is_intact(tmp_path: Path) -> None:
     store, scorer = ReleaseStore(tmp_path / "s"), CountingScorer()
     folders = {one: advisor_folder(tmp_path / one, seeds) for one, seeds in FOLDERS.items()}

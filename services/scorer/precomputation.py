@@ -73,8 +73,7 @@ def precompute(
     """
     with writing(store) as writer:
         before, remains = current_or_remains(store)
-        origin = _origin(before, remains, scorer)
-        library = _library(origin)
+        origin, library = _known_before(before, remains, scorer)
         left_behind = tuple(sorted(set(before.manifest.counts) - {folder.id, *origin})) if before else ()
         work = Work(store.work, scorer.id)
         with report(f"Scoring {folder.id}", len(folder.photographs)) as shown:
@@ -100,34 +99,32 @@ def precompute(
     return Outcome(release, advisor, findings.computed, tuple(findings.skipped), left_behind, tuple(mended))
 
 
-def _origin(before: Release | None, remains: Remains | None, scorer: Scorer) -> dict[str, Release]:
-    """Returns the release that each advisor before is taken from: those that this scorer measured and that can be read.
+def _known_before(
+    before: Release | None, remains: Remains | None, scorer: Scorer
+) -> tuple[dict[str, Release], Library]:
+    """Returns the release that each advisor before is taken from, those that this scorer measured and that can be read,
+    and what they say.
 
     Of a damaged release an advisor is taken where both its files are sound, and else from an older one.
     """
     origin: dict[str, Release] = {}
+    advisors: dict[str, AdvisorReferences] = {}
     for release in (before,) if before else remains.releases if remains else ():
         if release.manifest.space_id != scorer.id:
             continue
         for advisor in release.manifest.counts:
             with contextlib.suppress(ConfigurationError):
                 if advisor not in origin:
-                    load_advisor_references(release, advisor)
+                    advisors[advisor] = load_advisor_references(release, advisor)
                     origin[advisor] = release
-    return origin
-
-
-def _library(origin: Mapping[str, Release]) -> Library | None:
-    """Returns what the releases before say; None where they say nothing: then all is new."""
-    advisors = {advisor: load_advisor_references(release, advisor) for advisor, release in origin.items()}
-    return Library(None, "", advisors) if advisors else None
+    return origin, Library(None, "", advisors)
 
 
 def _gather(
     folder: AdvisorFolder,
     scorer: Scorer,
     work: Work,
-    library: Library | None,
+    library: Library,
     limits: ImageLimits,
     shown: Progress,
 ) -> _Findings:
@@ -164,14 +161,14 @@ def _gather(
 
 
 def _look(
-    file: ReferenceFile, findings: _Findings, work: Work, library: Library | None, limits: ImageLimits
+    file: ReferenceFile, findings: _Findings, work: Work, library: Library, limits: ImageLimits
 ) -> tuple[str, Picture | None]:
     """Returns a file's id, and the picture that has to be measured; None where its scores are known."""
     content = images.read_file(file.path, limits=limits)
     identity = images.sha256(content)
     if identity in findings.files:
         return identity, None
-    scores = work.get(identity) or (library.scores_of(identity) if library else None)
+    scores = work.get(identity) or library.scores_of(identity)
     if scores is not None:
         findings.scores[identity] = scores
         return identity, None

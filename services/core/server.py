@@ -230,7 +230,7 @@ async def serve(component: Component, settings: ServiceSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    log.info("settings: %s", settings.model_dump_json())
+    log.info(usage.in_effect(settings))
     server = RunningServer(component, settings)
     await server.listen()
     starting = asyncio.create_task(server.start())

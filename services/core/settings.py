@@ -42,6 +42,8 @@ class CommonSettings(BaseSettings):
     model_config = read_from(COMMON_PREFIX)
     read_elsewhere: ClassVar[frozenset[str]] = frozenset()
     """Names behind the same prefix that others read."""
+    unread: ClassVar[frozenset[str]] = frozenset()
+    """Names of common settings that this service has no use for."""
 
     profile: Profile = "mini"
     """Which models are served: `mini` (embedded, small) or `full` (ViT-B-32 and Qwen3-VL-4B from models_dir)."""

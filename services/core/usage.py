@@ -8,7 +8,7 @@ import os
 import textwrap
 from collections.abc import Sequence
 
-from services.core.settings import COMMON_PREFIX, CommonSettings
+from services.core.settings import COMMON_PREFIX, CommonSettings, ServiceSettings
 
 
 def read_arguments(kind: type[CommonSettings], arguments: Sequence[str] | None = None) -> None:
@@ -22,16 +22,25 @@ def read_arguments(kind: type[CommonSettings], arguments: Sequence[str] | None =
         usage="%(prog)s [--help]",
         description="Serves until SIGTERM. All that can be said to it stands in environment variables; one that is not "
         f"set falls back to the same name behind {COMMON_PREFIX}, then to the value here.",
-        epilog="\n".join(_line(name, kind) for name in kind.model_fields),
+        epilog="\n".join(_line(name, kind) for name in _read(kind)),
         formatter_class=_KeepLines,
     )
     parser.parse_args(arguments)
 
 
+def in_effect(settings: ServiceSettings) -> str:
+    """Returns the line of the log that has the settings as JSON: all of them at debug and where the log is JSON, and
+    for people those that are not the default; --help names the others.
+    """
+    whole = settings.log_format == "json" or settings.log_level == "debug"
+    found = settings.model_dump_json(exclude=set(settings.unread), exclude_defaults=not whole)
+    return f"settings{'' if whole else ' beside the defaults'}: {found}"
+
+
 def misspelt(kind: type[CommonSettings]) -> list[str]:
     """Returns a sentence for every variable behind the service's own prefix that is none of its settings."""
     prefix = kind.prefix()
-    known = [name.upper() for name in (*kind.model_fields, *kind.read_elsewhere)]
+    known = [name.upper() for name in (*_read(kind), *kind.read_elsewhere)]
     sentences = []
     for variable in sorted(os.environ):
         name = variable.upper().removeprefix(prefix)
@@ -54,6 +63,10 @@ class _KeepLines(argparse.HelpFormatter):
             for line in text.split("\n")
         )
         return "\n".join(part for line in lines for part in line)
+
+
+def _read(kind: type[CommonSettings]) -> list[str]:
+    return [name for name in kind.model_fields if name not in kind.unread]
 
 
 def _line(name: str, kind: type[CommonSettings]) -> str:

@@ -15,6 +15,7 @@ class CriticSettings(ModelSettings):
     """What the critic can be told. `max_batch` is the number of critiques that are written at once."""
 
     model_config = read_from("MONDRIAN_CRITIC_")
+    unread = frozenset({"data_dir"})
 
     port: int = Field(default=50052, ge=0, le=65535)
     """The port to listen on; 0 takes a free one."""

@@ -19,6 +19,7 @@ class GatewaySettings(ServiceSettings):
     """Where the backends are, how long a mode may take, and how much is let in."""
 
     model_config = read_from("MONDRIAN_GATEWAY_")
+    unread = frozenset({"profile", "data_dir", "models_dir"})
     # What the gateway's clients show it.
     read_elsewhere = frozenset({"tls_authority", "tls_client_certificate", "tls_client_key"})
 

@@ -13,6 +13,7 @@ class ScorerSettings(ReferenceSettings):
     """What the scorer, and its precompute, can be told."""
 
     model_config = read_from("MONDRIAN_SCORER_")
+    unread = frozenset({"profile", "models_dir"})
 
     port: int = Field(default=50053, ge=0, le=65535)
     """The port to listen on; 0 takes a free one."""

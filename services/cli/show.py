@@ -25,6 +25,7 @@ from services.cli.wording import (
     how_written,
     ordinal,
     signed,
+    similarity,
     similarity_percent,
     sources,
     summary,
@@ -78,12 +79,13 @@ def show_references(console: Console, found: embedder_pb2.SearchReferencesRespon
         console.print(Padding(Text("The advisor has no reference photograph."), (0, 1)))
         return
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(justify="right")
     for neighbor in found.neighbors:
         reference = neighbor.reference
         details = [when_and_where(reference), f"teaches {teaches(reference)}" if reference.best_for else ""]
         bar = [_bar(similarity_percent(neighbor) / 100, SIMILARITY_CELLS, "blue")] if console.width >= NARROW else []
         table.add_row(
-            Text(f"{neighbor.similarity:+.3f}".replace("-", "−"), style="bold"),
+            Text(similarity(neighbor), style="bold"),
             *bar,
             Text(plain(reference.title), style="bold"),
             Text(plain(" · ".join(detail for detail in details if detail)), style="dim"),

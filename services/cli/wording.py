@@ -131,6 +131,12 @@ def sources(response: gateway_pb2.AnalyzeResponse) -> list[str]:
     return found
 
 
+def similarity(neighbor: embedder_pb2.Neighbor) -> str:
+    """Returns a similarity with two decimals, as the gateway's sentences have it."""
+    # Adding zero turns -0.0 into 0.0.
+    return f"{round(neighbor.similarity, 2) + 0.0:.2f}".replace("-", "−")
+
+
 def similarity_percent(neighbor: embedder_pb2.Neighbor) -> float:
     """Returns how full a bar for a similarity is, 0 to 100; negative similarities are empty."""
     return 100.0 * min(1.0, max(0.0, neighbor.similarity))

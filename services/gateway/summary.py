@@ -193,7 +193,8 @@ def _to_work_on(dimension: scorer_pb2.DimensionScore, advisor: str) -> str:
 
 def _neighbor(neighbor: embedder_pb2.Neighbor) -> str:
     # Adding zero turns -0.0 into 0.0.
-    return f"{_title(neighbor.reference.title)} ({round(neighbor.similarity, 2) + 0.0:.2f})"
+    similarity = f"{round(neighbor.similarity, 2) + 0.0:.2f}".replace("-", "−")
+    return f"{_title(neighbor.reference.title)} ({similarity})"
 
 
 def _title(title: str) -> str:

@@ -92,7 +92,7 @@ def test_shows_a_combined_answer(stage: Stage, photograph: Path) -> None:
     for words in (
         "ridge.jpg",
         "Moon over the ridge",
-        "+0.830",
+        "0.83 ━",
         "Scores: 6.4 of 10, grade B",
         "Composition",
         "Expose for the highlights",

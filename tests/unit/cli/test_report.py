@@ -76,7 +76,7 @@ def test_shows_every_part_of_an_answer(tmp_path: Path, photograph: Path) -> None
         "A photograph beside the work of Ansel",
         "6.4",
         "Your photograph is nearest to “Moon over the ridge”",
-        "similarity 0.830",
+        "similarity 0.83",
         "1941, A valley",
         "It holds every tone from black to white.",
         "Teaches lighting, depth perspective",

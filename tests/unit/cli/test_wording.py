@@ -6,6 +6,7 @@ import io
 
 import pytest
 from mondrian.critic.v1 import critic_pb2
+from mondrian.embedder.v1 import embedder_pb2
 from mondrian.gateway.v1 import gateway_pb2
 from mondrian.types.v1 import types_pb2
 from rich.console import Console
@@ -14,6 +15,7 @@ from services.cli import wording
 from services.cli.console import plain
 from services.cli.live import LiveAnswer
 from services.cli.show import show_answer, show_critique
+from services.gateway.summary import nearest
 from tests.fakes import answers
 
 
@@ -23,6 +25,13 @@ from tests.fakes import answers
 )
 def test_durations_have_a_unit(milliseconds: float, words: str) -> None:
     assert wording.duration(milliseconds) == words
+
+
+@pytest.mark.parametrize(("similarity", "words"), [(0.191, "0.19"), (-0.004, "0.00"), (-0.126, "−0.13"), (1.0, "1.00")])
+def test_a_similarity_has_two_decimals_wherever_it_is_shown(similarity: float, words: str) -> None:
+    neighbor = embedder_pb2.Neighbor(similarity=similarity, reference=types_pb2.Reference(title="Ridge"))
+    assert wording.similarity(neighbor) == words
+    assert f"“Ridge” ({words})" in nearest(embedder_pb2.SearchReferencesResponse(neighbors=[neighbor]), "Ansel")
 
 
 @pytest.mark.parametrize(("points", "words"), [(0.04, "0.0"), (-0.04, "0.0"), (0.4, "+0.4"), (-2.75, "−2.8")])

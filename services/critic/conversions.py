@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
 from mondrian.critic.v1 import critic_pb2
 
 from services.core.errors import InvalidArgument
@@ -56,9 +57,10 @@ def sampling_params(config: critic_pb2.GenerationConfig, settings: CriticSetting
         given = getattr(config, field)
         value = float(given)
         if math.isnan(value) or not low <= value <= high or (above and value == low):
-            shown = str(given) if isinstance(given, int) else f"{given:g}"
+            # As a float32, which it came as: shortened it could be one that is taken.
+            shown = given if isinstance(given, int) else np.float32(given)
             raise InvalidArgument(
-                f"{field} is {shown}; it must be {'above ' if above else ''}{low:g} to {high:g}.",
+                f"{field} is {shown!s}; it must be {'above ' if above else ''}{low:g} to {high:g}.",
                 field=f"generation_config.{field}",
             )
         return value

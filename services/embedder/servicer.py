@@ -142,7 +142,8 @@ def _top_k(top_k: int) -> int:
 def _diversity(diversity: float) -> float:
     # NaN is in no range.
     if not 0.0 <= diversity <= 1.0:
-        raise InvalidArgument(f"diversity is {diversity:g}; give a number from 0 to 1.", field="diversity")
+        # As a float32, which it came as: shortened it could be one that is taken.
+        raise InvalidArgument(f"diversity is {np.float32(diversity)!s}; give a number from 0 to 1.", field="diversity")
     return diversity
 
 

@@ -45,7 +45,8 @@ async def test_bad_photographs_are_refused_with_a_reason(stub: Stub) -> None:
     ("field", "value"),
     [
         ("max_tokens", 0), ("max_tokens", 4001), ("max_tokens", 2**31 - 1), ("temperature", -0.1),
-        ("temperature", float("nan")), ("top_p", 0), ("top_p", 1.1), ("repetition_penalty", 0.9),
+        ("temperature", float("nan")), ("temperature", 2.0000002), ("top_p", 0), ("top_p", 1.0000001), ("top_p", 1.1),
+        ("repetition_penalty", 0.9),
     ],
 )  # fmt: skip
 @in_one_loop

@@ -7,8 +7,6 @@ import datetime
 import functools
 import importlib.metadata
 import io
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +20,10 @@ from services.cli import wording
 from services.cli.calls import Outcome
 from services.cli.photographs import UnusablePhotograph, read_photograph
 from services.cli.radar import HEIGHT, WIDTH, Radar, radar
-from services.core.errors import ConfigurationError, InvalidImage
+from services.core.errors import InvalidImage
 from services.core.identifiers import legible
 from services.core.images import decode
+from services.core.whole_file import write_whole
 
 PICTURE_SIDE: Final = 1400
 """The greatest side of a photograph in the page, in pixels."""
@@ -54,26 +53,7 @@ def write_report(path: Path, outcomes: Sequence[Outcome], advisor: str, mode: st
         ConfigurationError: the file cannot be written.
     """
     page = render([_chapter(outcome) for outcome in outcomes], advisor, mode)
-    unfinished = None
-    try:
-        if path.exists() and not path.is_file():
-            # /dev/null is not to become a file.
-            path.write_text(page, encoding="utf-8")
-            return
-        # What a link leads to is written, and the link stays.
-        path = Path(os.path.realpath(path))
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, encoding="utf-8", delete=False) as file:
-            unfinished = Path(file.name)
-            file.write(page)
-        # A temporary file is private; a report gets the permissions that any new file has.
-        unfinished.chmod(0o666 & ~_umask())
-        unfinished.replace(path)
-    except OSError as error:
-        if unfinished is not None:
-            unfinished.unlink(missing_ok=True)
-        raise ConfigurationError(
-            f"The report {path} cannot be written ({error.strerror}); name another file with --report."
-        ) from error
+    write_whole(path, page.encode())
 
 
 def render(chapters: Sequence[Chapter], advisor: str, mode: str) -> str:
@@ -127,12 +107,6 @@ def _thumbnails(response: gateway_pb2.AnalyzeResponse) -> dict[str, str]:
 
 def _data_uri(jpeg: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 @functools.lru_cache(maxsize=1)

@@ -6,16 +6,13 @@ Nothing heavy is imported here, so that Ctrl-C is answered while a command's lib
 from __future__ import annotations
 
 import argparse
-import contextlib
-import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-from services.core.output import any_streams, going_on_unread
+from services.core.commands import exit_code
 
 if TYPE_CHECKING:
     from services.core.advisors import AdvisorFolder
@@ -62,32 +59,6 @@ def load_named(options: argparse.Namespace) -> AdvisorFolder:
     return folder
 
 
-@contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """Makes SIGTERM act like Ctrl-C; by default the first process of a container would ignore it.
-
-    Only the first signal counts: another would interrupt the cleaning up.
-    """
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        for each in before:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    try:
-        for each, handler in before.items():
-            # A signal that the parent ignores (nohup, a shell's background job) stays ignored.
-            if handler is not signal.SIG_IGN:
-                signal.signal(each, stop)
-        # The parent may have blocked them while Python itself was starting.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
 def run_command(
     module: str,
     description: str,
@@ -100,22 +71,13 @@ def run_command(
     `body` gets the options (`advisor_dir`, `advisor_id`, `data_dir`, `brief`, `quiet`), imports what it needs and
     returns what it did, as sentences to be printed. `arguments` are those of the process where they are None.
     """
-    any_streams()
-    try:
-        with stoppable(), going_on_unread():
-            options = _parser(module, description).parse_args(arguments)
-            from services.core.errors import ConfigurationError
 
-            try:
-                for sentence in body(options):
-                    print(sentence)
-            except ConfigurationError as error:
-                print(f"mondrian: {error}", file=sys.stderr)
-                return 2
-    except KeyboardInterrupt:
-        print(f"mondrian: {INTERRUPTED}", file=sys.stderr)
-        return 130
-    return 0
+    def run() -> int:
+        for sentence in body(_parser(module, description).parse_args(arguments)):
+            print(sentence)
+        return 0
+
+    return exit_code(run, INTERRUPTED)
 
 
 def _parser(module: str, description: str) -> argparse.ArgumentParser:

@@ -24,11 +24,13 @@ from PIL import Image, ImageDraw
 
 from services.core import images
 from services.core.advisors import load_advisor
+from services.core.commands import BEGINS_ANEW, exit_code
 from services.core.errors import ConfigurationError, InvalidImage
 from services.core.progress import Progress, progress
+from services.core.whole_file import write_whole
 from services.scorer import photographs, trials
 from services.scorer.border import inside
-from services.scorer.calibration import DEFAULT_PATH, Calibration, CalibrationError, Floats
+from services.scorer.calibration import DEFAULT_PATH, Calibration, Floats
 from services.scorer.dimensions import NAMES
 from services.scorer.references import AdvisorReferences, Reference
 from services.scorer.scoring import Scorer, Scores
@@ -211,8 +213,8 @@ def _advisor(folder: Path, scorer: Scorer) -> AdvisorReferences:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code: 0, or 2 with a sentence on stderr. Goals that are missed are no
-    error.
+    """Runs the command; returns the exit code: 0, 2 with a sentence on stderr, 130 interrupted. Goals that are missed
+    are no error.
     """
     parser = argparse.ArgumentParser(prog="python -m services.scorer.evaluate", description=__doc__)
     parser.add_argument("--photos", type=Path, required=True, help="folder of photographs that nothing was fitted on")
@@ -223,6 +225,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="file to write the figures to, as well")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
+    return exit_code(lambda: _run(options), BEGINS_ANEW)
+
+
+def _run(options: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     try:
         scorer = Scorer(Calibration.load(options.calibration))
@@ -236,9 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 found.append(trials.attempt(scorer, subject))
                 shown.advance()
         advisors = [_advisor(folder, scorer) for folder in options.advisor_dir]
-    except (ConfigurationError, CalibrationError, InvalidImage, OSError, KeyError) as error:
-        print(f"mondrian: {error}", file=sys.stderr)
-        return 2
+    except (InvalidImage, OSError, KeyError) as error:
+        raise ConfigurationError(str(error)) from error
     report = lines(found, advisors)
     print(f"{scorer.id} on {len(found)} photographs of {options.photos}")
     for line in report:
@@ -250,9 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{line.value:8.3f}  {line.name} (n {line.count}, goal {sign} {line.goal:g}){verdict}")
     if options.json:
         content = [{**vars(line), "value": None if np.isnan(line.value) else float(line.value)} for line in report]
-        options.json.write_text(
-            json.dumps({"scorer": scorer.id, "photographs": len(found), "figures": content}, indent=1)
-        )
+        figures = {"scorer": scorer.id, "photographs": len(found), "figures": content}
+        write_whole(options.json, json.dumps(figures, indent=1).encode())
     return 0
 
 

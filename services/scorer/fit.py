@@ -16,12 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from services.core.commands import BEGINS_ANEW, exit_code
 from services.core.devices import prepare_device
 from services.core.errors import ConfigurationError
 from services.core.progress import progress
+from services.core.whole_file import write_whole
 from services.scorer import calibration as calibrations
 from services.scorer import fitting, learned_file, photographs, ratings, ridge
-from services.scorer.calibration import DEFAULT_PATH, Calibration, CalibrationError
+from services.scorer.calibration import DEFAULT_PATH, Calibration
 from services.scorer.clip import Backbone, fixed_picture, load_backbone
 from services.scorer.dimensions import NAMES
 from services.scorer.fitting import Sample, Verdict
@@ -31,7 +33,7 @@ from services.scorer.settings import ScorerSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code: 0, or 2 with a sentence on stderr."""
+    """Runs the command; returns the exit code: 0, 2 with a sentence on stderr, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="python -m services.scorer.fit", description=__doc__)
     parser.add_argument("--photos", type=Path, required=True, help="folder of the photographs, 100 or more")
     parser.add_argument("--ratings", type=Path, help="CSV with file, dimensions and perhaps group")
@@ -40,13 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--calibration-out", type=Path, help="file for the measures' tables of these photographs")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
-    try:
-        return _run(options)
-    except (ConfigurationError, CalibrationError) as error:
-        print(f"mondrian: {error}", file=sys.stderr)
-    except OSError as error:
-        print(f"mondrian: {error.filename} cannot be written ({error.strerror}).", file=sys.stderr)
-    return 2
+    return exit_code(lambda: _run(options), BEGINS_ANEW)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -97,7 +93,7 @@ def _run(options: argparse.Namespace) -> int:
     if asked is not None and not asked.weight.any():
         asked = None
     if options.calibration_out:
-        options.calibration_out.write_text(calibration.to_json(), encoding="utf-8")
+        write_whole(options.calibration_out, calibration.to_json().encode())
         print(f"{options.calibration_out}: {calibration.id}; serve it with MONDRIAN_SCORER_CALIBRATION_PATH.")
     if heads is None and asked is None:
         print(f"Nothing is kept beside the measures: {out} is not written.")

@@ -7,7 +7,6 @@ embedding of a fixed picture, which would also show another preparation or a bro
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from services.core.errors import ConfigurationError
+from services.core.whole_file import write_whole
 from services.scorer.calibration import LEVELS, MEASURES_VERSION
 from services.scorer.dimensions import NAMES
 from services.scorer.learned import FEATURES, Heads, Learned, Prompts
@@ -29,12 +29,10 @@ def write(learned: Learned, path: Path) -> None:
     """Writes the file, whole or not at all.
 
     Raises:
-        OSError: it cannot be written.
+        ConfigurationError: it cannot be written.
     """
     metadata = {**_bound(), "backbone": learned.backbone, "source": learned.source}
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(save(learned.arrays(), metadata))
-    unfinished.replace(path)
+    write_whole(path, save(learned.arrays(), metadata))
 
 
 def read(path: Path) -> Learned:

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from services.core.commands import BEGINS_ANEW, exit_code
 from services.core.errors import ConfigurationError
 from services.core.progress import progress
 from services.scorer import photographs, trials
@@ -149,7 +150,7 @@ def terms_of(versions: Sequence[Pixels], dimensions: Sequence[str]) -> Iterator[
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code: 0, or 2 with a sentence on stderr."""
+    """Runs the command; returns the exit code: 0, 2 with a sentence on stderr, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="python -m services.scorer.weigh", description=__doc__)
     parser.add_argument("dimensions", nargs="+", choices=list(WEIGHED), help="dimensions to weigh the terms of")
     parser.add_argument("--photos", type=Path, required=True, help="folder of photographs to fit on")
@@ -157,6 +158,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, default=0, help="at most so many photographs, evenly taken; 0 for all")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
+    return exit_code(lambda: _run(options), BEGINS_ANEW)
+
+
+def _run(options: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     moves = {name: Moves(tuple(WEIGHED[name])) for name in options.dimensions}
     try:
@@ -174,9 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{name}, {len(move.photographs)} photographs, {len(move.falls)} changes of its own:")
             print(f"  now {move.right(WEIGHED[name]):.3f} in the right order, then {move.right(weights):.3f} with")
             print(f"  {weights}")
-    except (ConfigurationError, OSError, KeyError) as error:
-        print(f"mondrian: {error}", file=sys.stderr)
-        return 2
+    except (OSError, KeyError) as error:
+        raise ConfigurationError(str(error)) from error
     return 0
 
 

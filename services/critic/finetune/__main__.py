@@ -11,8 +11,8 @@ from typing import Any
 
 from peft import PeftModel
 
+from services.core.commands import exit_code
 from services.core.errors import ConfigurationError
-from services.core.precompute import stoppable
 from services.core.progress import progress
 from services.core.sole_writer import sole_writer
 from services.critic import adapter_format
@@ -173,15 +173,7 @@ def main(words: list[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0 published, 2 cannot begin, 3 not better, 130 interrupted."""
     # transformers' own deprecations, which whoever trains an adapter can do nothing about.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    try:
-        with stoppable():
-            return finetune(arguments_of(words))
-    except ConfigurationError as error:
-        print(f"mondrian: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("mondrian: interrupted; the same command goes on from here.", file=sys.stderr)
-        return 130
+    return exit_code(lambda: finetune(arguments_of(words)), "Interrupted; the same command goes on from here.")
 
 
 if __name__ == "__main__":

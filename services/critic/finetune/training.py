@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +18,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from services.critic.finetune.examples import Example, Examples, batch
+from services.critic.finetune.examples import Example, Examples, batches
 from services.critic.lora import TARGETS
 from services.critic.model import VisionLanguageModel
 
@@ -50,12 +51,15 @@ def loss_of(network: Any, model: VisionLanguageModel, examples: Sequence[Example
     network.eval()
     total, tokens = 0.0, 0
     with torch.inference_mode():
-        for start in range(0, len(examples), rows):
-            part = examples[start : start + rows]
+        for part, inputs in batches(_parts(examples, rows), model):
             count = sum(len(example.answer) for example in part)
-            total += float(network(**batch(part, model), use_cache=False).loss) * count
+            total += float(network(**inputs, use_cache=False).loss) * count
             tokens += count
     return total / tokens
+
+
+def _parts(examples: Sequence[Example], rows: int) -> Iterator[Sequence[Example]]:
+    return (examples[start : start + rows] for start in range(0, len(examples), rows))
 
 
 class Training:
@@ -85,6 +89,7 @@ class Training:
         self._learning = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
         self._optimizer = torch.optim.AdamW(self._learning.values(), lr=recipe.learning_rate, weight_decay=0.0)
         self.step = 0
+        self._batches: Iterator[tuple[Sequence[Example], dict[str, Any]]] = iter(())
         # As it was between two steps: what interrupts one comes when it has drawn some numbers already.
         self._generator = torch.get_rng_state()
 
@@ -104,37 +109,39 @@ class Training:
 
     def run(self, advance: Callable[[], None]) -> None:
         """Does all steps that are left, calling `advance` after each; the state is saved now and then, and whenever
-        something interrupts."""
-        try:
-            while self.step < self.steps:
-                self._do_step()
-                self.step += 1
-                self._generator = torch.get_rng_state()
-                advance()
-                if self.step % self._recipe.save_every == 0:
-                    self.save()
-        finally:
-            self.save()
+        something interrupts. Raises `ConfigurationError` when a photograph is not what it was."""
+        left = (part for step in range(self.step, self.steps) for part in _parts(self._order(step), self._recipe.rows))
+        with contextlib.closing(batches(left, self._model)) as self._batches:
+            try:
+                while self.step < self.steps:
+                    self._do_step()
+                    self.step += 1
+                    self._generator = torch.get_rng_state()
+                    advance()
+                    if self.step % self._recipe.save_every == 0:
+                        self.save()
+            finally:
+                self.save()
 
     def _do_step(self) -> None:
         self.network.train()
-        examples = self._order()
+        examples = self._order(self.step)
         tokens = sum(len(example.answer) for example in examples)
-        for start in range(0, len(examples), self._recipe.rows):
-            part = examples[start : start + self._recipe.rows]
+        for _ in _parts(examples, self._recipe.rows):
+            part, inputs = next(self._batches)
             # The mean over the whole step's tokens, however it is divided into passes.
             share = sum(len(example.answer) for example in part) / tokens
-            (self.network(**batch(part, self._model), use_cache=False).loss * share).backward()
+            (self.network(**inputs, use_cache=False).loss * share).backward()
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate()
         torch.nn.utils.clip_grad_norm_(self._learning.values(), 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 
-    def _order(self) -> list[Example]:
-        """Returns the examples of this step: each epoch goes through all in an order of its own."""
+    def _order(self, step: int) -> list[Example]:
+        """Returns the examples of a step: each epoch goes through all in an order of its own."""
         size, taught = self._recipe.batch_size, self._examples.taught
-        epoch, place = divmod(self.step, math.ceil(len(taught) / size))
+        epoch, place = divmod(step, math.ceil(len(taught) / size))
         order = list(range(len(taught)))
         random.Random(f"{self._recipe.seed}-{epoch}").shuffle(order)
         return [taught[i] for i in order[place * size : (place + 1) * size]]

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from services.critic import adapter_format
 from services.critic.adapter_format import AdapterLimits
 from services.critic.finetune import __main__ as command
 from services.critic.finetune import training
-from services.critic.finetune.examples import IGNORED, batch, read_examples
+from services.critic.finetune.examples import IGNORED, batch, batches, read_examples
+from services.critic.model import VisionInputs, VisionLanguageModel
 from services.critic.serving import load_model
 from services.critic.settings import CriticSettings
 from tests.fakes.critic import photograph, random_adapter
@@ -187,6 +190,56 @@ def test_an_adapter_that_does_not_fit_any_more_is_replaced(data: Path, tmp_path:
     assert command.main(words(data, tmp_path / "adapters")) == 0
 
 
+def test_of_all_photographs_only_those_of_two_batches_are_in_memory(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(CriticSettings.load())
+    alive = weakref.WeakSet[torch.Tensor]()
+    most = 0
+    vision_inputs = VisionLanguageModel.vision_inputs
+
+    def counted(self: VisionLanguageModel, image: Image.Image, key: str) -> VisionInputs:
+        nonlocal most
+        inputs = vision_inputs(self, image, key)
+        alive.add(inputs.pixels)
+        most = max(most, len(alive))
+        return inputs
+
+    monkeypatch.setattr(VisionLanguageModel, "vision_inputs", counted)
+    examples = read_examples(data, model, held_out=0.25, max_tokens=500)
+    assert most <= 2, "one is read after another"
+    parts = [examples.taught[start : start + 2] for start in range(0, len(examples.taught), 2)]
+    assert [part for part, _ in batches(parts, model)] == parts
+    assert most <= 4
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [(lambda path: path.unlink(), "cannot be read any more"), (lambda path: path.write_bytes(b"x"), "has changed")],
+)
+def test_a_photograph_that_is_not_what_it_was_ends_the_training_with_its_state_kept(
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path], object],
+    sentence: str,
+) -> None:
+    do_step = training.Training._do_step
+
+    def changing(self: training.Training) -> None:
+        do_step(self)
+        for number in range(24):
+            (tmp_path / f"{number}.png").exists() and change(tmp_path / f"{number}.png")
+
+    monkeypatch.setattr(training.Training, "_do_step", changing)
+    assert command.main(words(data, tmp_path / "adapters")) == 2
+    printed = capsys.readouterr().err
+    assert sentence in printed
+    assert "put it back to go on" in printed
+    assert (tmp_path / "adapters" / ".finetune-ansel" / training.STATE_FILE).exists()
+
+
 def test_lines_that_cannot_be_used_are_skipped_with_a_reason(data: Path, tmp_path: Path) -> None:
     model = load_model(CriticSettings.load())
     (tmp_path / "broken.png").write_bytes(b"not a photograph")
@@ -201,8 +254,8 @@ def test_lines_that_cannot_be_used_are_skipped_with_a_reason(data: Path, tmp_pat
     assert len(examples.taught) + len(examples.held_out) == 24
     for reason, (_, wanted) in zip(examples.skipped, bad, strict=True):
         assert wanted in reason
-    taught = {example.prompt.image.key for example in examples.taught}
-    assert not taught & {example.prompt.image.key for example in examples.held_out}
+    taught = {example.key for example in examples.taught}
+    assert not taught & {example.key for example in examples.held_out}
 
 
 def test_a_line_ends_where_its_object_does(data: Path) -> None:

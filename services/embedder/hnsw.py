@@ -65,11 +65,14 @@ class HnswIndex:
         return self._vectors.search_among(query, top_k, labels)
 
 
-def grow(matrix: Matrix, threads: int) -> Any:
-    """Returns hnswlib's graph of the rows of a `unit_matrix`; with one thread, equal rows give equal graphs."""
+def grow(matrix: Matrix, threads: int, size: int = 0) -> Any:
+    """Returns hnswlib's graph of the rows of a `unit_matrix`; with one thread, equal rows give equal graphs.
+
+    `size`: how many rows there are of which these are a sample; the graph is like the one of all.
+    """
     count, dimensions = matrix.shape
     graph = hnswlib.Index(space="ip", dim=dimensions)
-    care = 2 if count >= LARGE else 1
+    care = 2 if (size or count) >= LARGE else 1
     graph.init_index(max_elements=count, M=_LINKS * care, ef_construction=_EF_CONSTRUCTION * care, random_seed=_SEED)
     # In parts, since building takes minutes and Python answers Ctrl-C only between two calls.
     for start in range(0, count, _AT_ONCE):

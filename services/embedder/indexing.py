@@ -1,14 +1,16 @@
 """Which index an advisor gets: exact search where it is quick, and else HNSW where that is faster and as good.
 
 Exact search is right by construction and needs nothing but the vectors; its time grows with their number, and is
-measured first, in a moment. Only where it is slow is a graph grown, which takes minutes. A graph's time hardly grows,
-but how well it finds depends on how the vectors lie. So it is not taken on faith: the breadth `ef` is the smallest at
-which it finds 0.999 of the true neighbors, and then it must be faster by `WORTH`, on this machine and for these
-vectors. What was measured is in the record, which the manifest of the release holds.
+measured first, in a moment. Only where it is slow is a graph thought of, which takes many minutes to grow: two small
+ones, of some of the rows, tell within seconds what may be expected of it. How well a graph finds depends on how the
+vectors lie. So it is not taken on faith: the breadth `ef` is the smallest at which it finds 0.999 of the true
+neighbors, and then it must be faster by `WORTH`, on this machine and for these vectors. What was measured is in the
+record, which the manifest of the release holds.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -34,6 +36,8 @@ QUICK_MS = 10.0
 long to decode and embed."""
 WORTH = 1.5
 """How many times as fast as exact search a graph must be to be taken: it doubles the memory and takes long to build."""
+SAMPLES = (5_000, 20_000)
+"""Rows of the two small graphs, where there are more than twice as many."""
 # Narrower ones would save tenths of a millisecond, beside the tens that a photograph takes.
 _BREADTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
 _QUERIES = 192
@@ -117,10 +121,18 @@ def build_index(vectors: npt.NDArray[Any], path: Path, *, threads: int = 1, aske
         if record.search_ms["exact"] < QUICK_MS:
             compared = f"comparing with all takes {record.search_ms['exact']:.3f} ms"
             return replace(record, reason=f"{compared}, and no graph is grown below {QUICK_MS:g} ms")
+        if len(matrix) > 2 * SAMPLES[1]:
+            expected = _expected_ms(matrix, threads)
+            if expected * WORTH > record.search_ms["exact"]:
+                return replace(
+                    record,
+                    reason=f"a search is expected to take {expected:.1f} ms by HNSW, judged by graphs of "
+                    f"{SAMPLES[0]:,} and {SAMPLES[1]:,}, and takes {record.search_ms['exact']:.3f} ms exactly",
+                )
     started = time.perf_counter()
     graph = hnsw.grow(matrix, threads)
     record = replace(record, build_s=round(time.perf_counter() - started, 3), queries=_QUERIES)
-    truth = [exact.search(query, min(max(_DEPTHS), exact.count)) for query in queries]
+    truth = _truth(exact, queries)
     index, ef, recall = _narrowest(graph, exact, queries, truth)
     if index is None:
         return replace(record, reason=f"HNSW finds no more than {min(recall.values()):.4f} of the true neighbors")
@@ -179,6 +191,32 @@ def _narrowest(
         if min(recall.values()) >= RECALL_GOAL and hnsw.finds_itself(index, exact):
             return index, ef, recall
     return None, 0, recall
+
+
+def _expected_ms(matrix: Matrix, threads: int) -> float:
+    """Returns the milliseconds that a search by the graph of a matrix may be expected to take; infinity where even a
+    small graph misses RECALL_GOAL.
+
+    At that recall the time grows like a power of the number of rows, which is measured between the two small graphs; by
+    chance the power comes out above 1, which would be steeper than to compare with all.
+    """
+    generator = np.random.default_rng(_SEED)
+    times = []
+    for size in SAMPLES:
+        rows = matrix[np.sort(generator.choice(len(matrix), size, replace=False))]
+        queries, some = _probes(rows), ExactIndex(rows)
+        graph = hnsw.grow(rows, threads, len(matrix))
+        index, _, _ = _narrowest(graph, some, queries, _truth(some, queries))
+        if index is None:
+            return math.inf
+        times.append(_timed({"hnsw": index}, queries[:_TIMED_QUERIES])["hnsw"])
+    power = min(1.0, max(0.0, math.log(times[1] / times[0]) / math.log(SAMPLES[1] / SAMPLES[0])))
+    return float(times[1] * (len(matrix) / SAMPLES[1]) ** power)
+
+
+def _truth(exact: ExactIndex, queries: Sequence[Vector]) -> list[list[Hit]]:
+    """Returns the true nearest of each query, as many as the recall is measured of."""
+    return [exact.search(query, min(max(_DEPTHS), exact.count)) for query in queries]
 
 
 def _timed(indexes: dict[str, ReferenceIndex], queries: Sequence[Vector]) -> dict[str, float]:

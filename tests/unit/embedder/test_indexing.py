@@ -13,6 +13,7 @@ import pytest
 
 from services.core.errors import ConfigurationError
 from services.embedder import hnsw, indexing
+from services.embedder.encoder import Matrix
 from services.embedder.hnsw import HnswIndex
 from services.embedder.index import ExactIndex, ReferenceIndex, unit_matrix, unit_vector
 from services.embedder.indexing import WORTH, Asked, IndexRecord, build_index, choose, load_index
@@ -32,6 +33,40 @@ def test_where_exact_search_is_quick_no_graph_is_grown(tmp_path: Path, monkeypat
     monkeypatch.setattr(indexing, "QUICK_MS", 0.0)
     with pytest.raises(AssertionError, match="a graph is grown"):
         build_index(clustered(300), tmp_path / "one.hnsw")
+
+
+@pytest.mark.parametrize(
+    ("small_ms", "large_ms", "grown"),
+    # 2,000 rows are 4 times the 500 of the large one, as those are of the small one; an exact search takes 10 ms.
+    [(0.5, 0.5, True), (1.0, 2.0, True), (1.0, 4.0, False), (2.0, 1.0, True), (9.0, 9.0, False), (0.1, 1.6, True)],
+)
+def test_no_whole_graph_is_grown_where_two_small_ones_say_that_it_would_be_too_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_ms: float, large_ms: float, grown: bool
+) -> None:
+    took = {125: small_ms, 500: large_ms, 2_000: 1.0}
+    sizes: list[int] = []
+    grow = hnsw.grow
+
+    def counted(matrix: Matrix, threads: int, size: int = 0) -> object:
+        sizes.append(len(matrix))
+        assert not size or size == 2_000
+        return grow(matrix, threads, size)
+
+    def timed(indexes: dict[str, ReferenceIndex], queries: object) -> dict[str, float]:
+        return {name: 10.0 if name == "exact" else took[index.count] for name, index in indexes.items()}
+
+    monkeypatch.setattr(indexing, "SAMPLES", (125, 500))
+    monkeypatch.setattr(indexing, "_timed", timed)
+    monkeypatch.setattr(hnsw, "grow", counted)
+    record = build_index(clustered(2_000), tmp_path / "one.hnsw")
+    assert sizes == ([125, 500, 2_000] if grown else [125, 500])
+    assert record.method == ("hnsw" if grown else "exact")
+    assert (tmp_path / "one.hnsw").exists() == grown
+    if not grown:
+        assert (record.queries, record.build_s, record.recall) == (0, 0.0, {"10": 1.0, "100": 1.0})
+        assert "is expected to take" in record.reason
+    assert build_index(clustered(2_000), tmp_path / "one.hnsw", asked="hnsw").method == "hnsw"
+    assert sizes[-1] == 2_000, "who asks for a graph gets it"
 
 
 @pytest.mark.parametrize("count", [1, 2, 17, 300, 1500])

@@ -168,5 +168,5 @@ async def test_each_fault_of_a_search_has_its_status(service: Service) -> None:
 async def test_a_number_that_is_refused_is_named_as_it_was_given(service: Service) -> None:
     for given in (1.0000001, -0.1, 1e20):
         search = service.search(text="x", diversity=given)
-        sentence = await refused(search, Code.INVALID_ARGUMENT, "INVALID_ARGUMENT")
-        assert sentence.startswith(f"diversity is {given}; ")
+        refusal = await refused(search, Code.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+        assert refusal.sentence.startswith(f"diversity is {given}; ")

@@ -10,7 +10,7 @@ import pytest
 
 from services.core.commands import BEGINS_ANEW
 from services.scorer import calibrate, evaluate, fit, photographs, weigh
-from tests.unit.scorer.pictures import smooth
+from tests.pictures import picture
 
 Main = Callable[[Sequence[str]], int]
 
@@ -44,7 +44,7 @@ def test_an_interrupted_command_ends_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
-    smooth(1).save(tmp_path / "photos" / "one.png")
+    picture(1).save(tmp_path / "photos" / "one.png")
 
     def find(folder: Path) -> list[Path]:
         signal.raise_signal(sent)

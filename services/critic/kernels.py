@@ -1,7 +1,7 @@
 """A step's arithmetic that torch has no fast operation for on a CPU, compiled by numba for the processor at hand.
 
-torch reads keys and values of one token a row at a third of the speed that memory allows, and needs an operation, and
-rows of one length, where rows differ. Here each row is dealt with by itself, in float32 whatever the weights' type.
+For one token a row, torch reads keys and values at less than half the speed that is reached here, and wants rows of one
+length and one adapter. Here each row is dealt with by itself, in float32 whatever the weights' type.
 numba has no bfloat16: its numbers come as the 16 bits that they are, the upper half of a float32.
 
 All tensors are contiguous, on the CPU and of one dtype, float32 or bfloat16.

@@ -78,7 +78,6 @@ class EngineStats:
     finished: int
     cancelled: int
     failed: int
-    kv_bytes: int
     adapter_bytes: int
     vision_cache_bytes: int
 

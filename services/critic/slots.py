@@ -147,8 +147,7 @@ class SlotEngine:
             rows=len(writer.rows), waiting=len(self._waiting), slots=self._options.slots,
             adapters=len(writer.adapters), steps=counts["steps"], tokens=counts["tokens"],
             finished=counts["finished"], cancelled=counts["cancelled"], failed=counts["failed"],
-            kv_bytes=writer.pool.nbytes, adapter_bytes=writer.decoder.lora.nbytes,
-            vision_cache_bytes=writer.vision.nbytes,
+            adapter_bytes=writer.decoder.lora.nbytes, vision_cache_bytes=writer.vision.nbytes,
         )  # fmt: skip
 
     def healthy(self) -> bool:

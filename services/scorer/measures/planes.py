@@ -125,10 +125,9 @@ class Planes:
         return torch.hypot(self.lab[:, 1], self.lab[:, 2])
 
     @cached_property
-    def lightness_gradient(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Change of L* to the right and downward, and its magnitude, in L* a pixel at 256."""
-        right, down = filters.gradient(self.lab[:, 0])
-        return right, down, torch.hypot(right, down)
+    def lightness_gradient(self) -> Tensor:
+        """Magnitude [B, H/2, W/2] of the change of L*, in L* a pixel at 256."""
+        return torch.hypot(*filters.gradient(self.lab[:, 0]))
 
     @cached_property
     def lightness_shares(self) -> Tensor:

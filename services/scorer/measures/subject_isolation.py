@@ -59,7 +59,7 @@ def measure(scene: Scene) -> Measured:
     figure = subject.map
     ground = (1 - figure).square()
     difference, separation = _separation(planes.small, figure, ground)
-    clutter = filters.weighted_mean(filters.block_mean(planes.lightness_gradient[2], 4), ground)
+    clutter = filters.weighted_mean(filters.block_mean(planes.lightness_gradient, 4), ground)
     busyness = filters.weighted_mean(torch.hypot(*filters.gradient(planes.levelled[:, 0])), ground)
     figure_width, ground_width, least_width = _widths(planes, scene.noise.variance, figure.square(), ground)
     share = subject.share
@@ -88,7 +88,7 @@ def measure(scene: Scene) -> Measured:
 def _widths(planes: Planes, noise: Tensor, *weights: Tensor) -> list[Tensor]:
     """Widths [B] of edges in px at 256, 0.3-8: under each of the weights [B, h, w] of 64 px, and of the strongest."""
     again = filters.binomial(filters.binomial(planes.lab[:, 0]))
-    before = filters.block_mean(planes.lightness_gradient[2].square(), 4)
+    before = filters.block_mean(planes.lightness_gradient.square(), 4)
     right, down = filters.gradient(again)
     after = filters.block_mean(right * right + down * down, 4)
     n = _NOISE * noise

@@ -72,14 +72,17 @@ async def test_memory_that_runs_out_sheds_the_latest_rows_and_is_survived(
     model = without_end(tiny)
     async with running(model) as engine:
         decode = engine._writer.decoder.decode
+        all_wait = threading.Event()
 
         def short(tokens: list[int], *rest: Any) -> torch.Tensor:
+            all_wait.wait()
             if len(tokens) > fits:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return decode(tokens, *rest)
 
         monkeypatch.setattr(engine._writer.decoder, "decode", short)
         streams = [engine.submit(solo.prompt_of(model, 0, 0), SamplingParams(8)) for _ in range(4)]
+        all_wait.set()
         results = await asyncio.gather(*map(events_of, streams), return_exceptions=True)
         assert sum(isinstance(result, DeviceMemory) for result in results) == 4 - fits
         for result in results[:fits]:

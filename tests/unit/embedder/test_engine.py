@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
 from services.core.errors import InvalidImage, InvalidText, Overloaded, QueuedTooLong
 from services.core.images import sha256
@@ -46,6 +47,11 @@ class Setting:
         caller = self.ask(photograph(1000))
         await asyncio.to_thread(self.encoder.began.acquire)
         return caller
+
+    async def queued(self, photographs: int) -> None:
+        """Returns when so many wait for the model; to have been prepared is not yet to wait."""
+        while REGISTRY.get_sample_value("mondrian_queue_length", {"batcher": "encoder"}) != photographs:  # noqa: ASYNC110
+            await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -180,11 +186,10 @@ async def test_a_failed_batch_is_not_remembered(setting: Setting) -> None:
 async def test_a_remembered_embedding_does_not_keep_its_batch_in_memory(setting: Setting) -> None:
     held = await setting.busy()
     callers = [setting.ask(photograph(number)) for number in range(3)]
-    for _ in callers:
-        await asyncio.to_thread(setting.encoder.prepared.acquire)
+    await setting.queued(3)
     setting.encoder.gate.set()
     vectors = await asyncio.gather(held, *callers)
-    assert max(setting.encoder.batches) > 1
+    assert setting.encoder.batches == [1, 3]
     # A row of the batch's matrix would hold all of it.
     assert all(vector.base is None for vector in vectors)
 

@@ -30,6 +30,8 @@ _EDGE_LEAST: Final = 0.3
 """The same of each side: a photograph may be black at one edge of its black frame, for some way."""
 _WITHIN: Final = 3
 """How many lines the inner edge may take: it is cut by writing, or not quite straight."""
+_AS_MUCH: Final = 0.8
+"""The share of the difference from the border, of a line of the photograph, that the next line outward must have."""
 _ANOTHER: Final = 6
 """Levels by which it must differ at least, and by four times what the border itself varies."""
 _LEAST_SIDE: Final = 0.4
@@ -53,17 +55,48 @@ def inside(image: Image.Image) -> Box:
     pixels = np.asarray(small).astype(np.int16)
     height, width = pixels.shape[:2]
     left, top, right, bottom = 0, 0, width, height
+    color = np.zeros(3)
     for _ in range(_RINGS):
-        sides = _ring(pixels[top:bottom, left:right])
-        if not any(sides):
+        ring = _ring(pixels[top:bottom, left:right])
+        if ring is None:
             break
+        sides, color = ring
         left, top, right, bottom = left + sides[0], top + sides[1], right - sides[2], bottom - sides[3]
     if min((right - left) / width, (bottom - top) / height) < _LEAST_SIDE:
         return whole
     if (right - left) * (bottom - top) > (1 - _LEAST) * width * height:
         return whole
     x, y = image.width / width, image.height / height
-    return round(left * x), round(top * y), round(right * x), round(bottom * y)
+    return _to_the_line(image, (round(left * x), round(top * y), round(right * x), round(bottom * y)), scale, color)
+
+
+def _to_the_line(image: Image.Image, box: Box, scale: float, color: NDArray[np.float64]) -> Box:
+    """Returns a box that was found `scale` times smaller, each side moved out to where the border really ends.
+
+    What the search took for the inner edge may lie a few lines within the photograph: two lines of the copy, and those
+    that writing cuts.
+    """
+    left, top, right, bottom = box
+    pixels, reach = np.asarray(image), round((_WITHIN + 1) * scale) + 1
+    # The lines along each side, from the photograph's first outwards.
+    sides = (
+        pixels[top:bottom, max(0, left - reach) : left + 1][:, ::-1].swapaxes(0, 1),
+        pixels[max(0, top - reach) : top + 1, left:right][::-1],
+        pixels[top:bottom, right - 1 : right + reach].swapaxes(0, 1),
+        pixels[bottom - 1 : bottom + reach, left:right],
+    )
+    more = [_outwards(lines, color) for lines in sides]
+    return left - more[0], top - more[1], right + more[2], bottom + more[3]
+
+
+def _outwards(lines: NDArray[np.uint8], color: NDArray[np.float64]) -> int:
+    """Returns how many of [n, length, 3] behind the first belong to the photograph as it does: those that differ from
+    the border's colour about as much. What is half border does not, nor a plain line beside one that is not plain.
+    """
+    apart = np.abs(lines - color).max(-1).mean(1)
+    plain = np.array([_plain(line[None].astype(np.int16)) for line in lines])
+    border = (apart < _AS_MUCH * apart[0]) | (plain & ~plain[0])
+    return int(np.argmax(border)) - 1 if border.any() else 0
 
 
 def _may_have(image: Image.Image) -> bool:
@@ -81,8 +114,10 @@ def _plain(line: NDArray[np.int16]) -> bool:
     return bool((apart <= _TOLERANCE).mean() >= _PLAIN)
 
 
-def _ring(pixels: NDArray[np.int16]) -> tuple[int, int, int, int]:
-    """Returns the widths in pixels of the outermost border on the left, top, right and bottom; zeros without one."""
+def _ring(pixels: NDArray[np.int16]) -> tuple[Box, NDArray[np.float64]] | None:
+    """Returns the widths in pixels of the outermost border on the left, top, right and bottom, and its colour [3]; None
+    without one.
+    """
     height, width = pixels.shape[:2]
     for color in (np.median(pixels[[0, -1]], axis=(0, 1)), np.median(pixels[:, [0, -1]], axis=(0, 1))):
         apart = np.abs(pixels - color).max(-1)
@@ -112,8 +147,8 @@ def _ring(pixels: NDArray[np.int16]) -> tuple[int, int, int, int]:
         ]
         shares = [share for _, share in edges if share >= 0]
         if min(shares) >= _EDGE_LEAST and sum(shares) / len(shares) >= _EDGE:
-            return edges[0][0], edges[1][0], edges[2][0], edges[3][0]
-    return 0, 0, 0, 0
+            return (edges[0][0], edges[1][0], edges[2][0], edges[3][0]), color
+    return None
 
 
 def _run(lines: NDArray[np.float64]) -> int:

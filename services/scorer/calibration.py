@@ -26,7 +26,7 @@ from services.scorer.dimensions import NAMES
 
 Floats = NDArray[np.float64]
 
-MEASURES_VERSION: Final = "6"
+MEASURES_VERSION: Final = "7"
 """Raised when a change of code moves raw values: scores compare only within one version and one table."""
 
 DEFAULT_PATH: Final = Path(__file__).with_name("calibration.json")

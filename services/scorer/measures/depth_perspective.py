@@ -140,7 +140,10 @@ def evidence(values: Mapping[str, float]) -> list[str]:
         found.append("The lower third holds more fine detail than the upper, as a foreground does.")
     if values["calm_ground"] > 0.6:
         found.append(f"{values['calm_ground']:.0%} of the lower third is without texture: nothing there leads in.")
-    return found or ["No measured sign of depth is strong: layers, haze, cool distance, a detailed foreground."]
+    return found or [
+        "Of layers, haze, a cool distance and a detailed foreground none is strong; what overlaps, winds or shrinks "
+        "into the distance is not measured."
+    ]
 
 
 def advice(values: Mapping[str, float]) -> str:

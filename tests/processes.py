@@ -16,7 +16,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.cli.roster import MALLOC, SERVICES
-from services.core.channels import channel_options
+from services.core.rpc.channels import channel_options
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 HEALTH_NAMES: Final = {service.name: service.health_name for service in SERVICES}

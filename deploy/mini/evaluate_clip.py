@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from deploy.mini.draw.canvas import encoded, linear
 from deploy.mini.pool import held_out
-from services.core import torchvision_shim
+from services.core.models import torchvision_shim
 
 Pixels = NDArray[np.uint8]
 MODEL = Path(__file__).parent / "models" / "clip"

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deploy.mini import critiques, facts, forms, graded, lessons
-from services.core import torchvision_shim
 from services.core.errors import InvalidImage
-from services.core.images import decode
+from services.core.images.reading import decode
+from services.core.models import torchvision_shim
 from services.critic.prompts import Form
 
 torchvision_shim.install()

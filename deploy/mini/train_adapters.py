@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from deploy.mini import critiques, facts, forms, graded, lessons, train_vlm, vlm
-from services.core import torchvision_shim
+from services.core.models import torchvision_shim
 from services.critic import adapter_format, checkpoint
 
 torchvision_shim.install()

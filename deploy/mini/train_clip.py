@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from deploy.mini import evaluate_clip, views
 from deploy.mini.pool import Pool, draw_pool, held_out
-from services.core import torchvision_shim
+from services.core.models import torchvision_shim
 
 CACHE = Path(__file__).resolve().parents[2] / ".mondrian" / "mini-cache"
 CONTEXT = 56

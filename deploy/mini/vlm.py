@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from deploy.mini.facts import WORKING_AREA
-from services.core import torchvision_shim
+from services.core.models import torchvision_shim
 
 torchvision_shim.install()
 

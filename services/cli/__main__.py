@@ -9,7 +9,7 @@ def app() -> None:
     """Runs the command. Ctrl-C ends it quietly even while it is still being loaded."""
     try:
         from services.cli.commands import app as commands
-        from services.core.output import any_streams
+        from services.core.commands.output import any_streams
 
         any_streams()
         commands()

@@ -21,8 +21,8 @@ from services.cli.report import write_report
 from services.cli.settings import ClientSettings
 from services.cli.show import show_answer, show_title
 from services.core.advisors import require_id
+from services.core.commands.output import going_on_unread
 from services.core.errors import ConfigurationError
-from services.core.output import going_on_unread
 from services.core.settings import MOST
 
 DEFAULT_TIMEOUT_S: Final = 120.0

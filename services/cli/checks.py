@@ -22,8 +22,8 @@ from services.cli.roster import BACKENDS, CRITIC, SERVICES, Service, endpoint_of
 from services.cli.samples import is_sample
 from services.cli.wording import counted
 from services.core import probe
-from services.core.devices import cpu_has_bfloat16
 from services.core.identifiers import legible
+from services.core.models.devices import cpu_has_bfloat16
 from services.core.settings import MINI_DIR, CommonSettings, available_cpus, reachable
 
 LOCK: Final = MINI_DIR.parent / "constraints.txt"

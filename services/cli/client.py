@@ -15,10 +15,10 @@ from mondrian.types.v1 import types_pb2
 
 from services.cli.failures import CommandFailed
 from services.cli.settings import ClientSettings
-from services.core.channels import channel_options
 from services.core.errors import in_contract, reason_of, retry_delay_s, rpc_status_of
-from services.core.tls import client_credentials
-from services.core.tokens import Tokens
+from services.core.rpc.channels import channel_options
+from services.core.rpc.tls import client_credentials
+from services.core.rpc.tokens import Tokens
 
 LIST_TIMEOUT_S: Final = 10.0
 Address = Annotated[

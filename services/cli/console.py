@@ -18,8 +18,8 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from services.cli.failures import CommandFailed
+from services.core.commands.output import lose
 from services.core.errors import ConfigurationError, MondrianError
-from services.core.output import lose
 
 OK: Final = 0
 FAILED: Final = 1

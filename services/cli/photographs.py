@@ -7,8 +7,8 @@ from pathlib import Path
 
 from services.cli.failures import CommandFailed
 from services.core.identifiers import legible
-from services.core.image_faults import ACCEPTED
-from services.core.images import DEFAULT_LIMITS
+from services.core.images.faults import ACCEPTED
+from services.core.images.reading import DEFAULT_LIMITS
 
 
 class UnusablePhotograph(CommandFailed):

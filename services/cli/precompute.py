@@ -20,9 +20,9 @@ from services.cli.holdings import STORED, Holdings, holdings
 from services.cli.roster import BACKENDS, Service, endpoint_of, malloc_environment, require_model
 from services.cli.samples import remember, sample_folders
 from services.core.advisors import load_advisor, require_id
+from services.core.commands.output import going_on_unread
+from services.core.commands.precompute import Skipped, remarks
 from services.core.errors import ConfigurationError
-from services.core.output import going_on_unread
-from services.core.precompute import Skipped, remarks
 from services.core.settings import CommonSettings
 
 

@@ -21,9 +21,9 @@ from services.cli.calls import Outcome
 from services.cli.photographs import UnusablePhotograph, read_photograph
 from services.cli.radar import HEIGHT, WIDTH, Radar, radar
 from services.core.errors import InvalidImage
+from services.core.files.whole_file import write_whole
 from services.core.identifiers import legible
-from services.core.images import decode
-from services.core.whole_file import write_whole
+from services.core.images.reading import decode
 
 PICTURE_SIDE: Final = 1400
 """The greatest side of a photograph in the page, in pixels."""

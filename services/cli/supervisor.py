@@ -17,8 +17,8 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.cli.roster import GATEWAY, Plan
-from services.core.channels import channel_options
 from services.core.errors import ConfigurationError
+from services.core.rpc.channels import channel_options
 
 TICK_S: Final = 0.2
 HEALTH_TIMEOUT_S: Final = 1.0

@@ -17,9 +17,9 @@ from typing import Final
 
 from services.core.dimensions import DIMENSIONS
 from services.core.errors import ConfigurationError
+from services.core.files.yaml_fields import listed, mapping, text, texts, unknown
 from services.core.identifiers import ADVISOR_ID, legible
-from services.core.images import EXTENSIONS
-from services.core.yaml_fields import listed, mapping, text, texts, unknown
+from services.core.images.reading import EXTENSIONS
 
 ADVISOR_KEYS: Final = frozenset({"id", "name", "bio", "years", "focus_areas", "voice", "link"})
 METADATA_KEYS: Final = frozenset({"title", "year", "location", "description", "significance", "tags", "best_for"})

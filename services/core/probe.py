@@ -20,7 +20,7 @@ from typing import NamedTuple
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.core.channels import channel_options
+from services.core.rpc.channels import channel_options
 
 DEFAULT_TIMEOUT_S = 3.0
 

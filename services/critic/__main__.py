@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.core.server import main
+from services.core.rpc.server import main
 from services.critic.component import CriticComponent
 from services.critic.settings import CriticSettings
 

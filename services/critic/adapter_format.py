@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 
-from services.core.yaml_fields import plain
+from services.core.files.yaml_fields import plain
 from services.critic.checkpoint import DamagedFileError, TensorSpec, read_header
 from services.critic.lora import GROUPS, TARGETS, AdapterWeights
 

@@ -21,8 +21,8 @@ from typing import Any, Final
 
 import torch
 
-from services.core.changes import stamp
 from services.core.errors import DeviceMemory, EngineStopped
+from services.core.files.changes import stamp
 from services.core.identifiers import legible
 from services.critic import adapter_format, metrics
 from services.critic.adapter_format import Adapter, AdapterLimits, AdapterRefused, Base

@@ -13,7 +13,7 @@ from services.critic.settings import CriticSettings
 
 
 class CriticComponent:
-    """A services.core.server.Component."""
+    """A services.core.rpc.server.Component."""
 
     service_name: Final[str] = critic_pb2.DESCRIPTOR.services_by_name["CriticService"].full_name
 

@@ -12,8 +12,8 @@ from typing import Any, Final
 import torch
 from PIL import Image
 
-from services.core import torchvision_shim
 from services.core.errors import ConfigurationError, InvalidArgument, InvalidImage
+from services.core.models import torchvision_shim
 from services.critic import checkpoint
 from services.critic.language import LanguageWeights
 

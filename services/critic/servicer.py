@@ -7,11 +7,11 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from mondrian.critic.v1 import critic_pb2, critic_pb2_grpc
 
-from services.core import telemetry
-from services.core.deadlines import Context, deadline_of
 from services.core.errors import fields_of
 from services.core.identifiers import asked_advisor
-from services.core.pages import page
+from services.core.rpc.deadlines import Context, deadline_of
+from services.core.rpc.pages import page
+from services.core.telemetry import tracing
 from services.critic import metrics
 from services.critic.conversions import (
     adapter_message,
@@ -119,7 +119,7 @@ def _completed(writing: Writing, done: Completed, text: str) -> critic_pb2.Compl
     metrics.TOKENS.labels("prompt").inc(done.prompt_tokens)
     metrics.TOKENS.labels("completion").inc(len(done.tokens))
     metrics.FINISHED.labels(done.finish.value).inc()
-    telemetry.record(
+    tracing.record(
         finish_reason=done.finish.value,
         completion_tokens=message.completion_tokens,
         queue_ms=message.queue_ms,

@@ -13,9 +13,9 @@ from typing import Final
 import torch
 from PIL import Image
 
-from services.core import images
-from services.core.devices import prepare_device
 from services.core.errors import ConfigurationError, InvalidArgument, NotReady, Overloaded
+from services.core.images import reading
+from services.core.models.devices import prepare_device
 from services.core.settings import available_cpus
 from services.critic import adapter_format, memory, prompts
 from services.critic import model as models
@@ -172,15 +172,15 @@ class Serving:
     def _prompt(self, engine: Engine, asked: Asked) -> Prompt:
         """Decodes and prepares; in a thread of its own."""
         assert self._model is not None
-        limits, short_side = images.ImageLimits.of(self._settings), self._model.useful_side
+        limits, short_side = reading.ImageLimits.of(self._settings), self._model.useful_side
 
         def write(image_tokens: int) -> str:
             return self._words(asked, image_tokens)
 
         try:
             return engine.prepare(
-                lambda: images.decode(asked.content, short_side=short_side, limits=limits),
-                images.sha256(asked.content),
+                lambda: reading.decode(asked.content, short_side=short_side, limits=limits),
+                reading.sha256(asked.content),
                 write,
             )
         except prompts.InstructionTooLongError as error:

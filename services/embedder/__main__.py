@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.core.server import main
+from services.core.rpc.server import main
 from services.embedder.component import EmbedderComponent
 from services.embedder.settings import EmbedderSettings
 

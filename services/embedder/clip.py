@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from services.core.devices import device_memory_guard, prepare_device
-from services.core.images import DEFAULT_LIMITS, ImageLimits
-from services.core.open_clip_folder import OpenClipFolder
+from services.core.images.reading import DEFAULT_LIMITS, ImageLimits
+from services.core.models.devices import device_memory_guard, prepare_device
+from services.core.models.open_clip_folder import OpenClipFolder
 from services.core.settings import MINI_DIR
 from services.embedder import preprocessing
 from services.embedder.encoder import Matrix, Pixels, Tokens

@@ -18,7 +18,7 @@ from services.embedder.settings import EmbedderSettings
 
 
 class EmbedderComponent:
-    """A services.core.server.Component."""
+    """A services.core.rpc.server.Component."""
 
     service_name: Final[str] = embedder_pb2.DESCRIPTOR.services_by_name["EmbedderService"].full_name
     further_names: Final = (open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from mondrian.embedder.v1 import embedder_pb2
 from mondrian.types.v1 import types_pb2
 
+from services.core.batching.engine import Computed
 from services.core.dimensions import number_of
-from services.core.engine import Computed
 from services.embedder.encoder import Vector
 from services.embedder.records import AdvisorRecord, ReferenceRecord
 

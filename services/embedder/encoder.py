@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from services.core.images import DEFAULT_LIMITS, ImageLimits
+from services.core.images.reading import DEFAULT_LIMITS, ImageLimits
 
 Pixels = npt.NDArray[np.uint8]
 """One photograph as the image tower takes it: uint8, [height, width, 3], red first, not yet normalised."""

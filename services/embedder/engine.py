@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from services.core.engine import Computed, Engine
+from services.core.batching.engine import Computed, Engine
 from services.core.errors import InvalidText
 from services.embedder.encoder import Encoder, Pixels, Tokens, Vector
 from services.embedder.settings import EmbedderSettings

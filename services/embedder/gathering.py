@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from services.core import images
 from services.core.advisors import AdvisorFolder, ReferenceFile
+from services.core.commands.precompute import Skipped
+from services.core.commands.progress import Progress
 from services.core.errors import ConfigurationError, InvalidImage
-from services.core.images import ImageLimits
-from services.core.precompute import Skipped
-from services.core.progress import Progress
+from services.core.images import reading
+from services.core.images.reading import ImageLimits
 from services.embedder.catalogue import Catalogue
 from services.embedder.encoder import Encoder, Pixels
 from services.embedder.records import Entry, Photograph
@@ -141,13 +141,13 @@ def _in_order(
 
 def _prepare(file: ReferenceFile, encoder: Encoder, source: Source, limits: ImageLimits) -> _Prepared | Skipped:
     try:
-        content = images.read_file(file.path, limits=limits)
-        identity = images.sha256(content)
+        content = reading.read_file(file.path, limits=limits)
+        identity = reading.sha256(content)
         if source.get(identity) is not None:
             return _Prepared(file, identity)
-        width, height = images.upright_size(content, limits=limits)
+        width, height = reading.upright_size(content, limits=limits)
         photograph = encoder.photograph(content, limits)
-        return _Prepared(file, identity, encoder.pixels(photograph), width, height, images.thumbnail_jpeg(photograph))
+        return _Prepared(file, identity, encoder.pixels(photograph), width, height, reading.thumbnail_jpeg(photograph))
     except InvalidImage as error:
         return Skipped(file.about.file_name, error.reason, error.message)
     except OSError as error:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from inference import open_inference_pb2 as inference_pb2
 from inference import open_inference_pb2_grpc as inference_pb2_grpc
 
-from services.core.deadlines import Context, deadline_of
 from services.core.errors import InvalidImage, ModelNotFound
+from services.core.rpc.deadlines import Context, deadline_of
 from services.embedder import tensors
 from services.embedder.encoder import Vector
 from services.embedder.serving import Serving

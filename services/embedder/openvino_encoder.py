@@ -23,8 +23,8 @@ import torch
 from PIL import Image
 
 from services.core.errors import ConfigurationError
-from services.core.images import DEFAULT_LIMITS, ImageLimits
-from services.core.imports import without
+from services.core.images.reading import DEFAULT_LIMITS, ImageLimits
+from services.core.models.imports import without
 from services.embedder import fidelity
 from services.embedder.clip import ClipEncoder
 from services.embedder.encoder import Matrix, Pixels, Tokens

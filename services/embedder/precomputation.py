@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.core.advisors import AdvisorFolder
+from services.core.commands.precompute import Skipped, remarks
+from services.core.commands.progress import Progress
 from services.core.errors import ConfigurationError
-from services.core.images import ImageLimits
-from services.core.precompute import Skipped, remarks
-from services.core.progress import Progress
+from services.core.images.reading import ImageLimits
 from services.core.releases import Release, ReleaseStore, current_or_remains, replaced, writing
 from services.embedder.encoder import Encoder
 from services.embedder.gathering import Source, gather

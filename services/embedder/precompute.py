@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from services.core.precompute import load_named, run_command
+from services.core.commands.precompute import load_named, run_command
 
 # Nothing else is imported before Ctrl-C can be answered: loading the libraries takes a moment.
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ def run(
 
 
 def _run(options: argparse.Namespace, make_encoder: Callable[[EmbedderSettings], Encoder] | None) -> list[str]:
-    from services.core.images import ImageLimits
-    from services.core.progress import progress
+    from services.core.commands.progress import progress
+    from services.core.images.reading import ImageLimits
     from services.core.releases import ReleaseStore
     from services.core.settings import available_cpus
     from services.embedder.loading import load

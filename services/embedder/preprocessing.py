@@ -1,9 +1,9 @@
 """From an encoded photograph to the encoder's input pixels, as open_clip's own inference transform defines them.
 
 Three things are done better than there: photographs are brought upright, to sRGB and to 8 bits first
-(`services.core.images`), a JPEG is decoded at the smallest scale that keeps three times the input's size, and the
-resize is torch's, which computes what Pillow's does, up to two of 255 levels where roundings decide, in a quarter of
-the time. The last two leave the cosine to the slow path above 0.9999.
+(`services.core.images.pixels`), a JPEG is decoded at the smallest scale that keeps three times the input's size, and
+the resize is torch's, which computes what Pillow's does, up to two of 255 levels where roundings decide, in a quarter
+of the time. The last two leave the cosine to the slow path above 0.9999.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from services.core.errors import ConfigurationError
-from services.core.images import DEFAULT_LIMITS, ImageLimits, decode
-from services.core.open_clip_folder import MEAN, STD
+from services.core.images.reading import DEFAULT_LIMITS, ImageLimits, decode
+from services.core.models.open_clip_folder import MEAN, STD
 from services.embedder.encoder import Pixels
 
 VERSION = 2

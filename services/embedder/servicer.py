@@ -9,11 +9,11 @@ import time
 import numpy as np
 from mondrian.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 
-from services.core.deadlines import Context, deadline_of
-from services.core.engine import Computed
+from services.core.batching.engine import Computed
 from services.core.errors import EncoderMismatch, InvalidArgument
 from services.core.identifiers import asked_advisor
-from services.core.pages import page
+from services.core.rpc.deadlines import Context, deadline_of
+from services.core.rpc.pages import page
 from services.embedder.conversions import advisor_message, embedding_message, reference_message, timings_message
 from services.embedder.encoder import Vector
 from services.embedder.index import MAX_TOP_K, unit_vector

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from services.core import serving
+from services.core.batching import serving
 from services.embedder.encoder import Encoder, Vector, encoder_id
 from services.embedder.engine import EmbeddingEngine
 from services.embedder.references import References, load_references

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.core.server import main
+from services.core.rpc.server import main
 from services.gateway.component import GatewayComponent
 from services.gateway.settings import GatewaySettings
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import grpc
 import grpc.aio
 
-from services.core.changes import Watched
-from services.core.channels import ChannelOptions
-from services.core.tls import client_credentials
-from services.core.tokens import Metadata, Tokens
+from services.core.files.changes import Watched
+from services.core.rpc.channels import ChannelOptions
+from services.core.rpc.tls import client_credentials
+from services.core.rpc.tokens import Metadata, Tokens
 from services.gateway.settings import GatewaySettings
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from services.core.errors import Overloaded
-from services.core.metrics import REFUSED
+from services.core.telemetry.metrics import REFUSED
 
 
 class Admission:

@@ -12,7 +12,6 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
-from services.core import telemetry
 from services.core.errors import (
     BackendUnavailable,
     Forwarded,
@@ -21,8 +20,9 @@ from services.core.errors import (
     reason_of,
     rpc_status_of,
 )
-from services.core.pages import MAX_PAGE_SIZE
-from services.core.tokens import Metadata
+from services.core.rpc.pages import MAX_PAGE_SIZE
+from services.core.rpc.tokens import Metadata
+from services.core.telemetry import tracing
 from services.gateway.access import Access
 from services.gateway.channels import backend_options, service_config, target
 from services.gateway.modes import CRITIQUE, REFERENCES, SCORES, Part
@@ -108,7 +108,7 @@ class Backend:
 
     def _carried(self, metadata: Metadata) -> Metadata:
         """Returns what a call carries beside what its caller gives it: the gateway's token, and the trace."""
-        return (*metadata, *self._access.metadata(), *telemetry.context())
+        return (*metadata, *self._access.metadata(), *tracing.context())
 
     def _cancelled(self, error: asyncio.CancelledError) -> BaseException:
         """Returns what a cancelled call becomes: the error itself where its caller leaves, and a failure where the

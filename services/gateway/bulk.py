@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 from mondrian.gateway.v1 import gateway_pb2
 
-from services.core.byte_budget import ByteBudget
+from services.core.batching.byte_budget import ByteBudget
 from services.core.errors import Draining, InvalidArgument, MondrianError, in_contract, internal_status, status_of
 from services.gateway.modes import MAX_KEY_CHARS
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from services.core.channels import ChannelOptions, channel_options
+from services.core.rpc.channels import ChannelOptions, channel_options
 
 
 def service_config(service: str, interval_s: float = 5.0) -> str:

@@ -11,7 +11,7 @@ from mondrian.critic.v1 import critic_pb2
 from mondrian.embedder.v1 import embedder_pb2
 from mondrian.scorer.v1 import scorer_pb2
 
-from services.core.tokens import Metadata
+from services.core.rpc.tokens import Metadata
 from services.gateway.backend import Backend
 from services.gateway.modes import CRITIQUE, REFERENCES, SCORES
 from services.gateway.wire import serialized, wrapped

@@ -23,7 +23,7 @@ RENEW_S: Final = 10.0
 
 
 class GatewayComponent:
-    """A services.core.server.Component.
+    """A services.core.rpc.server.Component.
 
     Once started it is SERVING, whatever happens to a backend: combined answers name what failed, and a gateway that
     left the balancer because of one backend would take away the parts that still work.

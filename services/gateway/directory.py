@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from services.core.errors import AdvisorNotFound, MondrianError
-from services.core.tokens import Metadata
+from services.core.rpc.tokens import Metadata
 from services.gateway.clients import CriticClient, EmbedderClient
 
 _FRESH_S: Final = 60.0

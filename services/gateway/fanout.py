@@ -16,9 +16,9 @@ from mondrian.embedder.v1 import embedder_pb2
 from mondrian.gateway.v1 import gateway_pb2
 from mondrian.scorer.v1 import scorer_pb2
 
-from services.core import telemetry
 from services.core.errors import EngineStopped, MondrianError, QueuedTooLong, code_of, status_of
-from services.core.tokens import Metadata
+from services.core.rpc.tokens import Metadata
+from services.core.telemetry import tracing
 from services.gateway import summary
 from services.gateway.backend import NAMES
 from services.gateway.clients import Backends
@@ -98,7 +98,7 @@ class Analysis:
         finally:
             mode = gateway_pb2.Mode.Name(self.request.mode).removeprefix("MODE_").lower()
             MODE_SECONDS.labels(mode, outcome).observe(time.monotonic() - self._began)
-            telemetry.record(mode=mode, outcome=outcome)
+            tracing.record(mode=mode, outcome=outcome)
 
     async def _answer(self) -> gateway_pb2.AnalyzeResponse:
         self._photograph = self.request.image.SerializeToString()
@@ -141,13 +141,13 @@ class Analysis:
 
     async def _outcome(self, part: Part, until: float) -> Outcome:
         reply, failure = None, None
-        with telemetry.asking(NAMES[part]):
+        with tracing.asking(NAMES[part]):
             try:
                 reply = await self._ask(part, until)
             except MondrianError as error:
                 failure = error
             code = code_of(failure) if failure else grpc.StatusCode.OK
-            telemetry.ended(code)
+            tracing.ended(code)
         seconds = time.monotonic() - self._began
         PART_SECONDS.labels(NAMES[part], code.name).observe(seconds)
         return Outcome(seconds * 1e3, reply, failure)

@@ -12,7 +12,7 @@ from mondrian.embedder.v1 import embedder_pb2
 from mondrian.gateway.v1 import gateway_pb2
 
 from services.core.errors import MondrianError, status_of
-from services.core.tokens import Metadata
+from services.core.rpc.tokens import Metadata
 from services.gateway.clients import Backends, CriticClient, ScorerClient
 from services.gateway.fanout import margin_s
 from services.gateway.modes import CRITIQUE, SCORES

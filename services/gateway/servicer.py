@@ -9,11 +9,11 @@ from typing import Final
 
 from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 
-from services.core.byte_budget import ByteBudget
-from services.core.deadlines import Context
+from services.core.batching.byte_budget import ByteBudget
 from services.core.errors import fields_of
-from services.core.interceptors import REQUEST_ID
-from services.core.tokens import Metadata
+from services.core.rpc.deadlines import Context
+from services.core.rpc.interceptors import REQUEST_ID
+from services.core.rpc.tokens import Metadata
 from services.gateway.admission import Admission
 from services.gateway.bulk import Bulk
 from services.gateway.clients import Backends

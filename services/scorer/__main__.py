@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.core.server import main
+from services.core.rpc.server import main
 from services.scorer.component import ScorerComponent
 from services.scorer.settings import ScorerSettings
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from services.core.commands import BEGINS_ANEW, exit_code
+from services.core.commands.ending import BEGINS_ANEW, exit_code
+from services.core.commands.progress import progress
 from services.core.errors import ConfigurationError
-from services.core.progress import progress
-from services.core.whole_file import write_whole
+from services.core.files.whole_file import write_whole
 from services.scorer import photographs
 from services.scorer.calibration import DEFAULT_PATH, fit
 from services.scorer.scoring import measure

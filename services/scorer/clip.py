@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from services.core.open_clip_folder import MEAN, STD, OpenClipFolder
+from services.core.models.open_clip_folder import MEAN, STD, OpenClipFolder
 
 Matrix = NDArray[np.float32]
 """Embeddings [n, dimensions], each of Euclidean length 1."""

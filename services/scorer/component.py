@@ -13,7 +13,7 @@ from services.scorer.settings import ScorerSettings
 
 
 class ScorerComponent:
-    """A services.core.server.Component."""
+    """A services.core.rpc.server.Component."""
 
     service_name: Final[str] = scorer_pb2.DESCRIPTOR.services_by_name["ScorerService"].full_name
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from mondrian.scorer.v1 import scorer_pb2
 from mondrian.types.v1 import types_pb2
 
+from services.core.batching.engine import Computed
 from services.core.dimensions import number_of
-from services.core.engine import Computed
 from services.scorer.comparison import Comparison, compare, note
 from services.scorer.dimensions import DIMENSIONS, NAMES
 from services.scorer.references import AdvisorReferences, Reference

@@ -6,8 +6,8 @@ from collections.abc import Callable, Hashable
 
 from PIL import Image
 
-from services.core.devices import device_memory_guard
-from services.core.engine import Engine
+from services.core.batching.engine import Engine
+from services.core.models.devices import device_memory_guard
 from services.scorer import photographs
 from services.scorer.scoring import Picture, Scorer, Scores
 from services.scorer.settings import ScorerSettings

@@ -22,12 +22,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from services.core import images
 from services.core.advisors import load_advisor
-from services.core.commands import BEGINS_ANEW, exit_code
+from services.core.commands.ending import BEGINS_ANEW, exit_code
+from services.core.commands.progress import Progress, progress
 from services.core.errors import ConfigurationError, InvalidImage
-from services.core.progress import Progress, progress
-from services.core.whole_file import write_whole
+from services.core.files.whole_file import write_whole
+from services.core.images import reading
 from services.scorer import photographs, trials
 from services.scorer.border import inside
 from services.scorer.calibration import DEFAULT_PATH, Calibration, Floats
@@ -163,7 +163,7 @@ def subjects(folder: Path, labels: Path | None, limit: int, shown: Progress) -> 
         paths = [paths[i] for i in np.linspace(0, len(paths) - 1, limit).round().astype(int)]
     for path in paths:
         try:
-            pixels = np.asarray(images.decode(path.read_bytes()))
+            pixels = np.asarray(reading.decode(path.read_bytes()))
         except (OSError, InvalidImage) as error:
             shown.say(f"{path.name} is left out: {error}")
             continue
@@ -207,7 +207,7 @@ def _advisor(folder: Path, scorer: Scorer) -> AdvisorReferences:
         content = file.path.read_bytes()
         (scores,) = scorer.score([photographs.picture(content)])
         references.append(
-            Reference(images.sha256(content), file.about.title, file.about.file_name, file.about.best_for, scores)
+            Reference(reading.sha256(content), file.about.title, file.about.file_name, file.about.best_for, scores)
         )
     return AdvisorReferences.of(advisor.id, scorer.id, references)
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from services.core.commands import BEGINS_ANEW, exit_code
-from services.core.devices import prepare_device
+from services.core.commands.ending import BEGINS_ANEW, exit_code
+from services.core.commands.progress import progress
 from services.core.errors import ConfigurationError
-from services.core.progress import progress
-from services.core.whole_file import write_whole
+from services.core.files.whole_file import write_whole
+from services.core.models.devices import prepare_device
 from services.scorer import calibration as calibrations
 from services.scorer import fitting, learned_file, photographs, ratings, ridge
 from services.scorer.calibration import DEFAULT_PATH, Calibration

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from services.core.commands.progress import Progress
 from services.core.errors import ConfigurationError
-from services.core.progress import Progress
 from services.scorer import prompts, ridge
 from services.scorer.calibration import LEAST_PHOTOGRAPHS, LEVELS, Calibration, Floats, interpolate, knots_of
 from services.scorer.clip import Backbone, Matrix

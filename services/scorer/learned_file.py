@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from services.core.errors import ConfigurationError
-from services.core.whole_file import write_whole
+from services.core.files.whole_file import write_whole
 from services.scorer.calibration import LEVELS, MEASURES_VERSION
 from services.scorer.dimensions import NAMES
 from services.scorer.learned import FEATURES, Heads, Learned, Prompts

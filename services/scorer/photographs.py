@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from services.core import images
+from services.core.commands.progress import Progress
 from services.core.errors import InvalidImage
-from services.core.images import DEFAULT_LIMITS, EXTENSIONS, ImageLimits
-from services.core.progress import Progress
+from services.core.images import reading
+from services.core.images.reading import DEFAULT_LIMITS, EXTENSIONS, ImageLimits
 from services.scorer.scoring import Picture
 
 _DRAFT = 1024
@@ -32,9 +32,9 @@ def picture(content: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Picture:
     Raises:
         InvalidImage: the bytes are no photograph, damaged, or beyond the limits.
     """
-    size = images.upright_size(content, limits=limits)
+    size = reading.upright_size(content, limits=limits)
     short = -(-_DRAFT * min(size) // max(size))
-    return Picture.of(images.decode(content, short_side=short, limits=limits), size)
+    return Picture.of(reading.decode(content, short_side=short, limits=limits), size)
 
 
 def batches(pictures: Sequence[Picture], size: int = 16) -> Iterator[list[int]]:

@@ -7,12 +7,12 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from services.core import images
 from services.core.advisors import AdvisorFolder, ReferenceFile
+from services.core.commands.precompute import Skipped, remarks
+from services.core.commands.progress import Progress
 from services.core.errors import ConfigurationError, InvalidImage
-from services.core.images import ImageLimits
-from services.core.precompute import Skipped, remarks
-from services.core.progress import Progress
+from services.core.images import reading
+from services.core.images.reading import ImageLimits
 from services.core.releases import Release, ReleaseStore, Remains, Writer, current_or_remains, replaced, writing
 from services.scorer import photographs
 from services.scorer.references import (
@@ -164,8 +164,8 @@ def _look(
     file: ReferenceFile, findings: _Findings, work: Work, library: Library, limits: ImageLimits
 ) -> tuple[str, Picture | None]:
     """Returns a file's id, and the picture that has to be measured; None where its scores are known."""
-    content = images.read_file(file.path, limits=limits)
-    identity = images.sha256(content)
+    content = reading.read_file(file.path, limits=limits)
+    identity = reading.sha256(content)
     if identity in findings.files:
         return identity, None
     scores = work.get(identity) or library.scores_of(identity)

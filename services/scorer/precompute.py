@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from services.core.precompute import load_named, run_command
+from services.core.commands.precompute import load_named, run_command
 
 # Nothing else is imported before Ctrl-C can be answered: loading the libraries takes a moment.
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> list[str]:
-    from services.core.images import ImageLimits
-    from services.core.progress import progress
+    from services.core.commands.progress import progress
+    from services.core.images.reading import ImageLimits
     from services.core.releases import ReleaseStore
     from services.scorer.precomputation import precompute, sentences
     from services.scorer.serving import load_scorer

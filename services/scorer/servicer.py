@@ -6,8 +6,8 @@ import time
 
 from mondrian.scorer.v1 import scorer_pb2, scorer_pb2_grpc
 
-from services.core.deadlines import Context, deadline_of
 from services.core.identifiers import asked_advisor
+from services.core.rpc.deadlines import Context, deadline_of
 from services.scorer.conversions import profile_response, score_response
 from services.scorer.serving import Serving
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from services.core import serving
-from services.core.devices import prepare_device
+from services.core.batching import serving
 from services.core.errors import ConfigurationError
+from services.core.models.devices import prepare_device
 from services.scorer import learned_file
 from services.scorer.calibration import DEFAULT_PATH, Calibration
 from services.scorer.clip import load_backbone

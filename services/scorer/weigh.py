@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from services.core.commands import BEGINS_ANEW, exit_code
+from services.core.commands.ending import BEGINS_ANEW, exit_code
+from services.core.commands.progress import progress
 from services.core.errors import ConfigurationError
-from services.core.progress import progress
 from services.scorer import photographs, trials
 from services.scorer.calibration import Floats
 from services.scorer.dimensions import DIMENSIONS

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from services.core import torchvision_shim
+from services.core.models import torchvision_shim
 from services.core.settings import MINI_DIR, available_cpus
 from services.embedder.clip import ClipEncoder, load_encoder
 from services.embedder.encoder import Encoder

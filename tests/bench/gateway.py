@@ -27,7 +27,7 @@ from mondrian.critic.v1 import critic_pb2, critic_pb2_grpc
 from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from mondrian.types.v1 import types_pb2
 
-from services.core.channels import channel_options
+from services.core.rpc.channels import channel_options
 from tests.processes import ServiceProcess, fake_process, service_process
 
 DELAYS_MS: Final = {"embedder": 5.0, "scorer": 10.0, "critic": 20.0}

@@ -24,7 +24,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from services.core import torchvision_shim
+from services.core.models import torchvision_shim
 from services.critic import adapter_format
 from services.critic.engine import Completed
 from services.critic.graphs import Record, record_cuda_graph

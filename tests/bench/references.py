@@ -20,10 +20,10 @@ from mondrian.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from mondrian.types.v1 import types_pb2
 
 from services.core.advisors import load_advisor
-from services.core.channels import channel_options
-from services.core.images import ImageLimits
-from services.core.progress import progress
+from services.core.commands.progress import progress
+from services.core.images.reading import ImageLimits
 from services.core.releases import ReleaseStore
+from services.core.rpc.channels import channel_options
 from services.core.settings import available_cpus
 from services.embedder.encoder import Encoder
 from services.embedder.precomputation import precompute

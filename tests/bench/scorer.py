@@ -17,7 +17,7 @@ import skimage.data
 import torch
 from PIL import Image
 
-from services.core.images import decode
+from services.core.images.reading import decode
 from services.scorer import photographs
 from services.scorer.calibration import Calibration
 from services.scorer.scoring import Picture, Scorer

@@ -21,7 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mondrian.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from mondrian.types.v1 import types_pb2
 
-from services.core.channels import channel_options
+from services.core.rpc.channels import channel_options
 from services.core.settings import available_cpus
 from services.embedder.encoder import Encoder
 from services.embedder.settings import EmbedderSettings

@@ -16,7 +16,7 @@ from mondrian.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from mondrian.types.v1 import types_pb2
 from PIL import Image
 
-from services.core import torchvision_shim
+from services.core.models import torchvision_shim
 from services.core.settings import available_cpus
 
 

@@ -12,7 +12,7 @@ import skimage.data
 from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from mondrian.types.v1 import types_pb2
 
-from services.core.channels import channel_options
+from services.core.rpc.channels import channel_options
 from tests.fakes.collector import Collector, collector
 from tests.pictures import encoded
 from tests.processes import ServiceProcess

@@ -19,7 +19,7 @@ from mondrian.scorer.v1 import scorer_pb2, scorer_pb2_grpc
 from mondrian.types.v1 import types_pb2
 
 from services.core.errors import AdvisorNotFound, InvalidImage, ReferenceNotFound
-from services.core.pages import page
+from services.core.rpc.pages import page
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from services.core import torchvision_shim
+from services.core.models import torchvision_shim
 from services.critic import prompts
 from services.critic.adapter_format import Base
 from services.critic.model import VisionLanguageModel

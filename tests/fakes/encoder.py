@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from services.core.images import DEFAULT_LIMITS, ImageLimits, decode
+from services.core.images.reading import DEFAULT_LIMITS, ImageLimits, decode
 from services.embedder.encoder import Matrix, Pixels, Tokens
 
 SIDE = 8

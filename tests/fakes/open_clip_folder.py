@@ -26,7 +26,7 @@ PREPROCESS: dict[str, Any] = {
 
 def write_folder(folder: Path, model: dict[str, Any] = TINY, *, seed: int = 0) -> Path:
     """Writes open_clip_config.json and open_clip_model.safetensors with random weights, and returns the folder."""
-    from services.core import torchvision_shim
+    from services.core.models import torchvision_shim
 
     torchvision_shim.install()
     import torch

@@ -11,8 +11,8 @@ import grpc.aio
 from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from mondrian.types.v1 import types_pb2
 
-from services.core.channels import channel_options
-from services.core.server import RunningServer
+from services.core.rpc.channels import channel_options
+from services.core.rpc.server import RunningServer
 from services.core.settings import ServiceSettings
 from services.gateway.component import GatewayComponent
 from services.gateway.settings import GatewaySettings

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import grpc.aio
 import pytest
 
-from services.core.channels import channel_options
-from services.core.server import running
+from services.core.rpc.channels import channel_options
+from services.core.rpc.server import running
 from services.core.settings import ServiceSettings
 from tests.fakes.toy import Toy
 

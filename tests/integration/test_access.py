@@ -18,7 +18,7 @@ from mondrian.scorer.v1 import scorer_pb2, scorer_pb2_grpc
 from mondrian.types.v1 import types_pb2
 
 from services.core.errors import ConfigurationError
-from services.core.server import RunningServer
+from services.core.rpc.server import RunningServer
 from services.core.settings import ServiceSettings
 from services.gateway.access import Access
 from services.gateway.component import GatewayComponent

@@ -10,8 +10,8 @@ import pytest
 from mondrian.critic.v1 import critic_pb2, critic_pb2_grpc
 from mondrian.types.v1 import types_pb2
 
-from services.core.channels import channel_options
-from services.core.server import RunningServer
+from services.core.rpc.channels import channel_options
+from services.core.rpc.server import RunningServer
 from services.core.settings import ServiceSettings
 from tests.fakes.backends import PHOTOGRAPH, FakeComponent, FakeCritic
 from tests.http2 import SOON, answer_of

@@ -14,8 +14,8 @@ from mondrian.critic.v1 import critic_pb2, critic_pb2_grpc
 from prometheus_client import REGISTRY
 
 from services.core import errors
-from services.core.channels import channel_options
-from services.core.server import running
+from services.core.rpc.channels import channel_options
+from services.core.rpc.server import running
 from services.core.settings import ServiceSettings
 from tests.fakes.toy import NAME, Toy
 from tests.integration.refusals import refused

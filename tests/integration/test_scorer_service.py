@@ -16,13 +16,13 @@ from mondrian.scorer.v1 import scorer_pb2, scorer_pb2_grpc
 from mondrian.types.v1 import types_pb2
 
 from services.core.advisors import load_advisor
-from services.core.channels import channel_options
+from services.core.commands.progress import progress
 from services.core.dimensions import number_of
 from services.core.errors import ConfigurationError
-from services.core.images import ImageLimits
-from services.core.progress import progress
+from services.core.images.reading import ImageLimits
 from services.core.releases import ReleaseStore
-from services.core.server import running
+from services.core.rpc.channels import channel_options
+from services.core.rpc.server import running
 from services.scorer.calibration import Calibration
 from services.scorer.component import ScorerComponent
 from services.scorer.dimensions import DIMENSIONS, NAMES

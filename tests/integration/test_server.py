@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from mondrian.critic.v1 import critic_pb2, critic_pb2_grpc
 
 from services.core import errors
-from services.core.server import LIVENESS, RunningServer, main, running, serve
+from services.core.rpc.server import LIVENESS, RunningServer, main, running, serve
 from services.core.settings import ServiceSettings
 from tests.fakes.toy import NAME, Toy
 from tests.processes import free_port
@@ -182,8 +182,9 @@ async def test_tls_serves_and_a_renewed_certificate_is_used_without_a_restart(to
 
 def test_core_gateway_and_command_line_import_no_model_library() -> None:
     code = (
-        "import sys, services.core.server, services.core.batching, services.core.devices, services.gateway.servicer, "
-        "services.cli.commands; print(sorted({'torch','transformers','peft','open_clip','hnswlib'} & set(sys.modules)))"
+        "import sys, services.core.rpc.server, services.core.batching, services.core.models.devices, "
+        "services.gateway.servicer, services.cli.commands; "
+        "print(sorted({'torch','transformers','peft','open_clip','hnswlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[]", done.stderr

@@ -13,9 +13,9 @@ import grpc.aio
 import pytest
 from mondrian.gateway.v1 import gateway_pb2
 
-from services.core import telemetry
 from services.core.errors import AdvisorNotFound, ConfigurationError
-from services.core.logs import configure_logging
+from services.core.telemetry import tracing
+from services.core.telemetry.logs import configure_logging
 from tests.fakes.backends import PHOTOGRAPH
 from tests.fakes.collector import Collector, Span, collector
 from tests.fakes.system import analyze_request, system
@@ -43,7 +43,7 @@ def named(spans: list[Span], name: str) -> Span:
 
 
 async def test_a_combined_request_is_one_trace_through_all_services(collecting: Collector) -> None:
-    with telemetry.exporting("mondrian-test"):
+    with tracing.exporting("mondrian-test"):
         async with system() as there:
             await there.stub.Analyze(analyze_request(), metadata=TRACEPARENT)
     spans = [span for span in collecting.spans if span.trace == TRACE]
@@ -64,7 +64,7 @@ async def test_a_combined_request_is_one_trace_through_all_services(collecting: 
 
 
 async def test_a_streamed_request_is_one_trace_too(collecting: Collector) -> None:
-    with telemetry.exporting("mondrian-test"):
+    with tracing.exporting("mondrian-test"):
         async with system() as there:
             request = gateway_pb2.StreamAnalyzeRequest(request=analyze_request(gateway_pb2.MODE_LORA))
             assert [event async for event in there.stub.StreamAnalyze(request, metadata=TRACEPARENT)]
@@ -73,7 +73,7 @@ async def test_a_streamed_request_is_one_trace_too(collecting: Collector) -> Non
 
 
 async def test_a_failure_is_told_by_its_code_alone(collecting: Collector) -> None:
-    with telemetry.exporting("mondrian-test"):
+    with tracing.exporting("mondrian-test"):
         async with system() as there:
             there.scorer.failure = AdvisorNotFound("There is no advisor 'the-secret-one'.")
             with pytest.raises(grpc.aio.AioRpcError):
@@ -92,7 +92,7 @@ async def test_a_failure_is_told_by_its_code_alone(collecting: Collector) -> Non
 
 
 async def test_a_cancelled_request_ends_its_spans(collecting: Collector) -> None:
-    with telemetry.exporting("mondrian-test"):
+    with tracing.exporting("mondrian-test"):
         async with system() as there:
             there.critic.gate.clear()
             call = there.stub.Analyze(analyze_request(gateway_pb2.MODE_LORA), metadata=TRACEPARENT)
@@ -110,25 +110,25 @@ async def test_without_a_collector_a_callers_trace_is_passed_on_all_the_same(
     collecting: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT")
-    with telemetry.exporting("mondrian-test"), telemetry.answering("/a.B/C", dict(TRACEPARENT)):
-        assert dict(telemetry.context())["traceparent"] == f"00-{TRACE}-{CALLER}-01"
-        assert telemetry.trace_fields() == {"trace_id": TRACE}
-    assert telemetry.context() == ()
-    assert telemetry.trace_fields() == {}
+    with tracing.exporting("mondrian-test"), tracing.answering("/a.B/C", dict(TRACEPARENT)):
+        assert dict(tracing.context())["traceparent"] == f"00-{TRACE}-{CALLER}-01"
+        assert tracing.trace_fields() == {"trace_id": TRACE}
+    assert tracing.context() == ()
+    assert tracing.trace_fields() == {}
     assert collecting.spans == []
 
 
 def test_a_setting_that_does_not_fit_is_a_sentence(collecting: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "zip")
-    with pytest.raises(ConfigurationError, match="OTEL_"), telemetry.exporting("mondrian-test"):
+    with pytest.raises(ConfigurationError, match="OTEL_"), tracing.exporting("mondrian-test"):
         pass
 
 
 def test_a_collector_that_is_not_there_costs_nothing_but_the_spans() -> None:
     program = """
-from services.core import telemetry
-with telemetry.exporting("mondrian-test", flush_s=0.1):
-    with telemetry.answering("/a.B/C", {}):
+from services.core.telemetry import tracing
+with tracing.exporting("mondrian-test", flush_s=0.1):
+    with tracing.answering("/a.B/C", {}):
         pass
 """
     environment = child_environment({"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"})
@@ -139,8 +139,8 @@ with telemetry.exporting("mondrian-test", flush_s=0.1):
 def test_what_exports_nothing_loads_nothing_for_it() -> None:
     program = """
 import sys
-from services.core import telemetry
-with telemetry.exporting("mondrian-test"):
+from services.core.telemetry import tracing
+with tracing.exporting("mondrian-test"):
     pass
 print([name for name in sys.modules if name.startswith(("opentelemetry.sdk", "opentelemetry.exporter"))])
 """
@@ -170,4 +170,6 @@ async def test_of_what_a_caller_sends_beside_the_trace_nothing_is_passed_on_or_l
 
 def test_propagators_that_are_not_there_hinder_nothing() -> None:
     environment = child_environment({"OTEL_PROPAGATORS": "nonsense"})
-    subprocess.run([sys.executable, "-c", "import services.core.telemetry"], env=environment, check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, "-c", "import services.core.telemetry.tracing"], env=environment, check=True, timeout=60
+    )

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.core.advisors import load_advisor
-from services.core.images import ImageLimits
-from services.core.progress import progress
+from services.core.commands.progress import progress
+from services.core.images.reading import ImageLimits
 from services.core.releases import ReleaseStore
 from services.core.settings import available_cpus
 from services.embedder.precomputation import precompute

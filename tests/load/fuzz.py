@@ -28,8 +28,8 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 
-from services.core.channels import channel_options
 from services.core.errors import reason_of, rpc_status_of
+from services.core.rpc.channels import channel_options
 from tests.load.odd import Maker, Method, methods, photographs
 from tests.processes import HEALTH_NAMES, ServiceProcess
 from tests.system import ADVISOR, whole_system

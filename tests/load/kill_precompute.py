@@ -23,7 +23,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.core.images import sha256
+from services.core.images.reading import sha256
 from services.core.releases import Release, ReleaseStore
 from services.embedder import precompute
 from services.embedder.catalogue import FILE_NAME, Catalogue

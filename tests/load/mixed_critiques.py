@@ -25,7 +25,7 @@ from typing import Any, Final
 
 import torch
 
-from services.core import torchvision_shim
+from services.core.models import torchvision_shim
 from services.critic import adapter_format, prompts
 from services.critic import model as models
 from services.critic.adapter_format import AdapterLimits

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.core.errors import ConfigurationError, MondrianError
-from services.core.images import sha256
+from services.core.images.reading import sha256
 from services.core.releases import ReleaseStore, collect
 from services.embedder import precompute
 from services.embedder.encoder import Vector

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from services.core.errors import InvalidImage
-from services.core.images import decode
+from services.core.images.reading import decode
 from tests.load.fuzz import wrong_with
 from tests.load.odd import Maker, methods, photographs
 

@@ -10,7 +10,7 @@ import pytest
 from mondrian.gateway.v1 import gateway_pb2
 
 from services.core.errors import DeviceMemory, Overloaded
-from services.core.images import decode
+from services.core.images.reading import decode
 from tests.fakes.backends import PHOTOGRAPH
 from tests.fakes.system import system
 from tests.load.__main__ import drawn

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 from services.core.errors import ConfigurationError, NoRelease
-from services.core.metrics import RELEASE_DAMAGED
 from services.core.releases.release import Release
 from services.core.releases.store import ReleaseStore
+from services.core.telemetry.metrics import RELEASE_DAMAGED
 
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 300.0

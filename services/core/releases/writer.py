@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from services.core.errors import ConfigurationError, ReleaseDamaged
+from services.core.files.sole_writer import sole_writer
 from services.core.releases.manifest import LOCK, MANIFEST, Manifest, allowed, digest_of
 from services.core.releases.release import Release
 from services.core.releases.store import ReleaseStore
-from services.core.sole_writer import sole_writer
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ photographs (by their bytes, so that the same photograph is never on both sides)
 only when it writes their critiques better than the base model does, and better than the adapter in use.
 """
 
-from services.core import torchvision_shim
+from services.core.models import torchvision_shim
 
 # Before any module of this package imports peft, whichever is imported first.
 torchvision_shim.install()

@@ -11,10 +11,10 @@ from typing import Any
 
 from peft import PeftModel
 
-from services.core.commands import exit_code
+from services.core.commands.ending import exit_code
+from services.core.commands.progress import progress
 from services.core.errors import ConfigurationError
-from services.core.progress import progress
-from services.core.sole_writer import sole_writer
+from services.core.files.sole_writer import sole_writer
 from services.critic import adapter_format
 from services.critic.adapter_format import AdapterLimits, AdapterRefused
 from services.critic.finetune import examples as example_files

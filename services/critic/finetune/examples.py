@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import torch
 
-from services.core import images
 from services.core.errors import ConfigurationError, InvalidImage
+from services.core.images import reading
 from services.critic import prompts
 from services.critic.model import Prompt, VisionLanguageModel
 
@@ -48,7 +48,7 @@ class Example:
             raise ConfigurationError(
                 f"{self.photograph} cannot be read any more ({error.strerror}): {_MEND}."
             ) from error
-        if images.sha256(content) != self.key:
+        if reading.sha256(content) != self.key:
             raise ConfigurationError(f"{self.photograph} has changed since the training began: {_MEND}.")
         return _prompt(model, content, self.key, self.instruction)
 
@@ -111,7 +111,7 @@ def _fields(folder: Path, line: str) -> tuple[Path, str, str]:
 
 def _example(model: VisionLanguageModel, path: Path, critique: str, instruction: str, max_tokens: int) -> Example:
     content = path.read_bytes()
-    key = images.sha256(content)
+    key = reading.sha256(content)
     prompt = _prompt(model, content, key, instruction)
     words = model.tokenizer(prompts.plain_text(critique), add_special_tokens=False)["input_ids"]
     answer = (*words, int(model.tokenizer.eos_token_id))
@@ -122,7 +122,7 @@ def _example(model: VisionLanguageModel, path: Path, critique: str, instruction:
 
 
 def _prompt(model: VisionLanguageModel, content: bytes, key: str, instruction: str) -> Prompt:
-    inputs = model.vision_inputs(images.decode(content, short_side=model.useful_side), key)
+    inputs = model.vision_inputs(reading.decode(content, short_side=model.useful_side), key)
     return model.prompt(inputs, lambda tokens: prompts.prompt_text(instruction, image_tokens=tokens))
 
 

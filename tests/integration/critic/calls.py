@@ -9,7 +9,7 @@ import pytest
 from mondrian.critic.v1 import critic_pb2
 from mondrian.types.v1 import types_pb2
 
-from services.core.server import RunningServer
+from services.core.rpc.server import RunningServer
 from services.critic import adapter_format
 from services.critic.adapter_format import Base
 from services.critic.component import CriticComponent

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from mondrian.critic.v1 import critic_pb2_grpc
 
-from services.core.server import RunningServer
+from services.core.rpc.server import RunningServer
 from services.critic import adapter_format
 from services.critic.adapter_format import Base
 from services.critic.component import CriticComponent

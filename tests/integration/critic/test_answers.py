@@ -13,7 +13,7 @@ import pytest
 from mondrian.critic.v1 import critic_pb2, critic_pb2_grpc
 from mondrian.types.v1 import types_pb2
 
-from services.core.server import RunningServer
+from services.core.rpc.server import RunningServer
 from services.critic.adapter_format import Base
 from services.critic.component import CriticComponent
 from services.critic.settings import CriticSettings

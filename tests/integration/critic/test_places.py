@@ -14,7 +14,7 @@ import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mondrian.critic.v1 import critic_pb2, critic_pb2_grpc
 
-from services.core.server import RunningServer
+from services.core.rpc.server import RunningServer
 from services.critic.adapter_format import Base
 from services.critic.component import CriticComponent
 from tests.integration.critic.calls import endless, engine_of, in_one_loop, request_of, settings_of

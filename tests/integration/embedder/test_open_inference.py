@@ -19,8 +19,8 @@ from inference import open_inference_pb2 as inference_pb2
 from inference import open_inference_pb2_grpc as inference_pb2_grpc
 from mondrian.embedder.v1 import embedder_pb2
 
-from services.core.channels import channel_options
-from services.core.server import RunningServer
+from services.core.rpc.channels import channel_options
+from services.core.rpc.server import RunningServer
 from tests.integration.embedder.calls import Code, Service, image
 from tests.integration.refusals import refused
 from tests.pictures import encoded, photograph, picture

@@ -9,8 +9,8 @@ import grpc.aio
 import pytest
 from mondrian.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 
-from services.core.channels import channel_options
-from services.core.server import running
+from services.core.rpc.channels import channel_options
+from services.core.rpc.server import running
 from services.embedder.component import EmbedderComponent
 from services.embedder.loading import load
 from services.embedder.settings import EmbedderSettings

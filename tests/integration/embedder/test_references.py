@@ -7,7 +7,7 @@ import grpc.aio
 import pytest
 from mondrian.embedder.v1 import embedder_pb2
 
-from services.core.images import sha256
+from services.core.images.reading import sha256
 from tests.integration.embedder.calls import Code, Service, image
 from tests.integration.refusals import refused
 from tests.pictures import photograph

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mondrian.embedder.v1 import embedder_pb2
 
-from services.core.images import sha256
+from services.core.images.reading import sha256
 from services.core.releases import rollback
 from tests.fakes.encoder import FakeEncoder
 from tests.integration.embedder.calls import Code, Service, image

@@ -13,7 +13,7 @@ from google.protobuf import json_format
 from mondrian.embedder.v1 import embedder_pb2
 from mondrian.types.v1 import types_pb2
 
-from services.core.images import sha256
+from services.core.images.reading import sha256
 from tests.integration.embedder.calls import Code, Service, image
 from tests.integration.refusals import refused
 from tests.pictures import advisor_folder, photograph

@@ -15,8 +15,8 @@ import grpc
 import pytest
 from mondrian.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 
-from services.core.channels import channel_options
 from services.core.errors import reason_of, rpc_status_of
+from services.core.rpc.channels import channel_options
 from tests.fakes.system import analyze_request
 from tests.integration.gateway.calls import COMBINED, CRITIQUE, LORA, SOON
 from tests.processes import ServiceProcess, child_environment, fake_process, service_process

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from services.core import devices, settings
-from services.core.devices import choose_device
+from services.core import settings
 from services.core.errors import ConfigurationError
+from services.core.models import devices
+from services.core.models.devices import choose_device
 from services.gateway.settings import GatewaySettings
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from deploy.verify.manifests import ROOT, Object, settings_of
-from services.core.metrics import RPC_IN_FLIGHT
+from services.core.telemetry.metrics import RPC_IN_FLIGHT
 from tests.unit.deploy.conftest import SERVICES, settings_class
 
 

@@ -13,14 +13,19 @@ import pytest
 import yaml
 from prometheus_client.metrics import Histogram, MetricWrapperBase
 
-import services.core.metrics
+import services.core.telemetry.metrics
 import services.critic.metrics
 import services.embedder.metrics
 import services.gateway.metrics
 from deploy.verify.manifests import ROOT
 
 FOLDER = ROOT / "deploy" / "observability"
-MODULES = (services.core.metrics, services.critic.metrics, services.embedder.metrics, services.gateway.metrics)
+MODULES = (
+    services.core.telemetry.metrics,
+    services.critic.metrics,
+    services.embedder.metrics,
+    services.gateway.metrics,
+)
 METRICS = {
     metric._name: metric
     for module in MODULES

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from deploy.verify.manifests import Object, settings_of
-from services.core import telemetry
+from services.core.telemetry import tracing
 from tests.unit.deploy.conftest import SERVICES
 
 
@@ -23,7 +23,7 @@ def test_every_service_may_reach_the_collector_that_it_is_told_of(traced: list[O
     named = {(entry["kind"], entry["metadata"]["name"]): entry for entry in traced}
     pod = named["Deployment", service]["spec"]["template"]
     environment = settings_of(pod["spec"], traced)
-    (name,) = set(environment) & set(telemetry.ENDPOINTS)
+    (name,) = set(environment) & set(tracing.ENDPOINTS)
     collector = urlsplit(environment[name])
     assert collector.hostname is not None
     policy = named["NetworkPolicy", "tracing"]["spec"]

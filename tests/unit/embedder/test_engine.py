@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from services.core.errors import InvalidImage, InvalidText, Overloaded, QueuedTooLong
-from services.core.images import sha256
+from services.core.images.reading import sha256
 from services.embedder.encoder import Vector
 from services.embedder.engine import EmbeddingEngine
 from services.embedder.settings import EmbedderSettings

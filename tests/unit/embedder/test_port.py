@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from services.core.images import sha256
+from services.core.images.reading import sha256
 from services.embedder.encoder import Matrix, Vector
 from services.embedder.index import Hit
 from services.embedder.references import Neighbor, References

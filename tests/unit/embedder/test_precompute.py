@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from services.core.advisors import load_advisor
+from services.core.commands.progress import progress
 from services.core.errors import ConfigurationError, WriterBusy
-from services.core.images import ImageLimits, sha256
-from services.core.progress import progress
+from services.core.images.reading import ImageLimits, sha256
 from services.core.releases import ReleaseStore, writing
 from services.embedder import precompute as command
 from services.embedder.indexing import Asked, IndexRecord

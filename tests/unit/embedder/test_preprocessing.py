@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.core import torchvision_shim
 from services.core.errors import ConfigurationError, InvalidImage
+from services.core.models import torchvision_shim
 from services.embedder import preprocessing
 from services.embedder.preprocessing import Preprocessing
 from tests.pictures import encoded, picture

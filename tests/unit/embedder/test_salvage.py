@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from services.core.errors import ConfigurationError, NoRelease, ReleaseDamaged
-from services.core.images import sha256
+from services.core.images.reading import sha256
 from services.core.releases import Release, collect
 from services.embedder.catalogue import Catalogue
 from services.embedder.precomputation import sentences

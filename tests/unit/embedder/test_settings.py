@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.core.errors import ConfigurationError
-from services.core.images import ImageLimits
+from services.core.images.reading import ImageLimits
 from services.core.settings import MINI_DIR
 from services.embedder.settings import EmbedderSettings
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mondrian.gateway.v1 import gateway_pb2
 
-from services.core.byte_budget import ByteBudget
+from services.core.batching.byte_budget import ByteBudget
 from services.core.errors import Draining, InvalidArgument, Overloaded
 from services.gateway.admission import Admission
 from services.gateway.bulk import Bulk

@@ -12,7 +12,7 @@ from mondrian.critic.v1 import critic_pb2
 from mondrian.embedder.v1 import embedder_pb2
 
 from services.core.errors import BackendUnavailable
-from services.core.tokens import Metadata
+from services.core.rpc.tokens import Metadata
 from services.gateway.clients import CriticClient, EmbedderClient
 from services.gateway.directory import Directory, advisor_not_found
 

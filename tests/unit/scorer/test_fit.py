@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_tensors
 
-from services.core.engine import Computed
+from services.core.batching.engine import Computed
 from services.core.errors import ConfigurationError
 from services.core.settings import MINI_DIR
 from services.scorer import learned_file

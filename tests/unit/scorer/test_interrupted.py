@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.core.commands import BEGINS_ANEW
+from services.core.commands.ending import BEGINS_ANEW
 from services.scorer import calibrate, evaluate, fit, photographs, weigh
 from tests.pictures import picture
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from services.core.advisors import load_advisor
+from services.core.commands.progress import progress
 from services.core.errors import ConfigurationError, WriterBusy
-from services.core.images import ImageLimits
-from services.core.progress import progress
+from services.core.images.reading import ImageLimits
 from services.core.releases import ReleaseStore, collect, writing
 from services.scorer.calibration import Calibration
 from services.scorer.precomputation import Outcome, precompute, sentences

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.core import images
 from services.core.errors import InvalidImage
+from services.core.images import reading
 from tests.pictures import encoded
 
 TURNS = {
@@ -60,7 +60,7 @@ def tiled_tiff(side: int, tile: int) -> bytes:
 
 def reason_of(content: bytes, **options: object) -> str:
     with pytest.raises(InvalidImage) as caught:
-        images.decode(content, **options)  # type: ignore[arg-type]
+        reading.decode(content, **options)  # type: ignore[arg-type]
     message = caught.value.message
     assert message.endswith(".")
     assert "\n" not in message

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from services.core import images
 from services.core.errors import InvalidImage
+from services.core.images import reading
 from tests.pictures import encoded
 from tests.unit.core.images.pictures import (
     gradient,
@@ -44,7 +44,7 @@ def test_refuses_an_empty_file() -> None:
 )
 def test_names_what_is_not_a_photograph(content: bytes, word: str) -> None:
     with pytest.raises(InvalidImage, match=word) as caught:
-        images.decode(content)
+        reading.decode(content)
     assert caught.value.reason == "IMAGE_UNDECODABLE"
 
 
@@ -79,17 +79,17 @@ def test_refuses_bombs_from_the_header() -> None:
 
 def test_refuses_a_tile_that_is_larger_than_its_picture_may_be() -> None:
     """It is unpacked whole, however little of it the picture takes: 15 MiB would become as many GiB."""
-    limits = images.ImageLimits(max_decoded_pixels=10_000)
-    assert images.decode(tiled_tiff(64, 96), limits=limits).size == (64, 64)
+    limits = reading.ImageLimits(max_decoded_pixels=10_000)
+    assert reading.decode(tiled_tiff(64, 96), limits=limits).size == (64, 64)
     assert reason_of(tiled_tiff(64, 112), limits=limits) == "IMAGE_TOO_LARGE"
 
 
 def test_counts_what_decoding_holds_in_memory() -> None:
     # Within the header's limit, beyond the memory's unless read at a reduced scale.
-    limits = images.ImageLimits(max_pixels=2_000_000, max_decoded_pixels=1_000_000)
+    limits = reading.ImageLimits(max_pixels=2_000_000, max_decoded_pixels=1_000_000)
     baseline = encoded(gradient(1500, 1000), "JPEG")
     assert reason_of(baseline, limits=limits) == "IMAGE_TOO_LARGE"
-    assert images.decode(baseline, short_side=300, limits=limits).size == (750, 500)
+    assert reading.decode(baseline, short_side=300, limits=limits).size == (750, 500)
     assert reason_of(encoded(gradient(1500, 1000), "JPEG", progressive=True), short_side=300, limits=limits) == (
         "IMAGE_TOO_LARGE"
     )
@@ -98,18 +98,18 @@ def test_counts_what_decoding_holds_in_memory() -> None:
 
 def test_counts_a_jpeg_of_several_scans_whole() -> None:
     content = jpeg_of_planes(1500, 1000)
-    limits = images.ImageLimits(max_pixels=2_000_000, max_decoded_pixels=1_000_000)
-    assert images.decode(content, short_side=300).size == (750, 500)
+    limits = reading.ImageLimits(max_pixels=2_000_000, max_decoded_pixels=1_000_000)
+    assert reading.decode(content, short_side=300).size == (750, 500)
     assert reason_of(content, short_side=300, limits=limits) == "IMAGE_TOO_LARGE"
 
 
 def test_refuses_a_jpeg_that_goes_over_its_pixels_without_end() -> None:
     # 15 MiB have room for a million and a half empty scans, each of which takes a hundredth of a second.
-    assert images.decode(jpeg_of_scans(64, 48, 100)).size == (64, 48)
+    assert reading.decode(jpeg_of_scans(64, 48, 100)).size == (64, 48)
     assert reason_of(jpeg_of_scans(8000, 8000, 101)) == "IMAGE_TOO_LARGE"
     assert reason_of(jpeg_of_scans(8000, 8000, 101), short_side=300) == "IMAGE_TOO_LARGE"
-    limits = images.ImageLimits(max_scanned_pixels=64 * 48)
-    assert images.decode(encoded(gradient(), "JPEG"), limits=limits).size == (64, 48)
+    limits = reading.ImageLimits(max_scanned_pixels=64 * 48)
+    assert reading.decode(encoded(gradient(), "JPEG"), limits=limits).size == (64, 48)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_refuses_a_jpeg_that_goes_over_its_pixels_without_end() -> None:
 def test_refuses_a_header_in_pieces_without_end(fmt: str, after: int, piece: bytes) -> None:
     content = encoded(Image.effect_noise((64, 48), 64), fmt)
     few, many = (content[:after] + piece * times + content[after:] for times in (100, 20_000))
-    assert images.decode(few).size == (64, 48)
+    assert reading.decode(few).size == (64, 48)
     assert reason_of(many) == "IMAGE_UNDECODABLE"
 
 
@@ -134,7 +134,7 @@ def test_refuses_no_pixels() -> None:
     gif = bytearray(encoded(Image.new("P", (1, 1)), "GIF"))
     gif[6:10] = b"\0\0\0\0"
     with pytest.raises(InvalidImage):
-        images.decode(bytes(gif[:13]) + b";")
+        reading.decode(bytes(gif[:13]) + b";")
 
 
 def test_refuses_300_megabytes_unopened() -> None:
@@ -147,18 +147,18 @@ def test_reads_no_file_beyond_the_limits_into_memory(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(8 << 30)
     with pytest.raises(InvalidImage, match=r"has 8,192\.0 MiB, more than the 15 MiB accepted") as refused:
-        images.read_file(path)
+        reading.read_file(path)
     assert refused.value.reason == "IMAGE_TOO_LARGE"
     path.write_bytes(b"12345678")
-    assert images.read_file(path, limits=images.ImageLimits(max_bytes=8)) == b"12345678"
+    assert reading.read_file(path, limits=reading.ImageLimits(max_bytes=8)) == b"12345678"
     with pytest.raises(InvalidImage):
-        images.read_file(path, limits=images.ImageLimits(max_bytes=7))
+        reading.read_file(path, limits=reading.ImageLimits(max_bytes=7))
 
 
 def test_limits_are_inclusive() -> None:
     content = encoded(gradient(40, 30), "PNG")
-    exact = images.ImageLimits(max_bytes=len(content), max_pixels=1200, max_side=40, max_decoded_pixels=1200)
-    assert images.decode(content, limits=exact).size == (40, 30)
+    exact = reading.ImageLimits(max_bytes=len(content), max_pixels=1200, max_side=40, max_decoded_pixels=1200)
+    assert reading.decode(content, limits=exact).size == (40, 30)
 
 
 @given(seed=st.integers(0, 2**32 - 1), fmt=st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "MPO"]))
@@ -171,7 +171,7 @@ def test_a_damaged_file_gives_pixels_or_one_sentence(seed: int, fmt: str) -> Non
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            outcome = images.decode(bytes(content), limits=images.ImageLimits(max_decoded_pixels=4_000_000)).mode
+            outcome = reading.decode(bytes(content), limits=reading.ImageLimits(max_decoded_pixels=4_000_000)).mode
         except InvalidImage as error:
             outcome = error.reason
     assert outcome in ("RGB", "IMAGE_UNDECODABLE", "IMAGE_TRUNCATED", "IMAGE_TOO_LARGE")
@@ -191,10 +191,10 @@ def test_nothing_is_printed_for_bad_files(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
     program = (
         "import sys, pathlib\n"
-        "from services.core import images\n"
+        "from services.core.images import reading\n"
         "from services.core.errors import InvalidImage\n"
         "for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):\n"
-        "    try: images.decode(path.read_bytes())\n"
+        "    try: reading.decode(path.read_bytes())\n"
         "    except InvalidImage: pass\n"
     )
     ended = subprocess.run(

@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.core import images, pixels
 from services.core.errors import InvalidImage
+from services.core.images import pixels, reading
 from tests.pictures import encoded
 from tests.unit.core.images.pictures import gradient
 
 # Not resource's ru_maxrss, which a new process takes over from the one that started it.
 DECODED: Final = """
 import pathlib, re, sys
-from services.core import images, pixels
+from services.core.images import pixels, reading
 def greatest():
     return int(re.search(r"VmHWM:\\s*(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
 content = pathlib.Path(sys.argv[1]).read_bytes()
 before = greatest()
-image = images.decode(content, short_side=672)
+image = reading.decode(content, short_side=672)
 print(image.height, *image.getpixel((300, 300)), greatest() - before)
 """
 
@@ -68,18 +68,18 @@ def test_many_bits_a_pixel_take_no_second_picture_of_memory(tmp_path: Path, kind
 @pytest.mark.parametrize("large", [False, True])
 def test_large_photographs_are_decoded_one_at_a_time(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     content = encoded(gradient(), "PNG")
-    monkeypatch.setattr(images, "LARGE", 0 if large else 64 * 48)
+    monkeypatch.setattr(reading, "LARGE", 0 if large else 64 * 48)
     free: list[bool] = []
 
     def look(image: Image.Image) -> Image.Image:
-        free.append(images._one_large.acquire(blocking=False))
+        free.append(reading._one_large.acquire(blocking=False))
         if free[-1]:
-            images._one_large.release()
+            reading._one_large.release()
         return image
 
     monkeypatch.setattr(pixels, "upright_srgb", look)
-    images.decode(content)
+    reading.decode(content)
     assert free == [not large]
     with pytest.raises(InvalidImage):
-        images.decode(content[:100])
-    assert not images._one_large.locked()
+        reading.decode(content[:100])
+    assert not reading._one_large.locked()

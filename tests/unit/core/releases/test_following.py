@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import pytest
 
 from services.core.errors import ConfigurationError, NoRelease, ReleaseDamaged
-from services.core.metrics import RELEASE_DAMAGED
 from services.core.releases import Release, ReleaseStore, ReleaseWatcher, collect
+from services.core.telemetry.metrics import RELEASE_DAMAGED
 from tests.unit.core.releases.stores import publish, text_of
 
 T = TypeVar("T")

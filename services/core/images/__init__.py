@@ -1,0 +1,1 @@
+"""Photographs: from bytes to pixels, within limits."""

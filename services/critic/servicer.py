@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from mondrian.critic.v1 import critic_pb2, critic_pb2_grpc
 
@@ -23,24 +23,25 @@ from services.critic.conversions import (
     sampling_params,
     sections,
 )
+from services.critic.critiques import Asked, Critiques, Writing
 from services.critic.engine import Completed, Delta, Event
 from services.critic.grounding import invented_titles
 from services.critic.sections import read
-from services.critic.serving import Asked, Serving, Writing
 from services.critic.settings import CriticSettings
 
 
 class CriticServicer(critic_pb2_grpc.CriticServiceServicer):
-    """Answers from what `serving` has loaded."""
+    """Has its critiques begun by what `critiques` returns, which raises NotReady while the model is being loaded."""
 
-    def __init__(self, serving: Serving, settings: CriticSettings) -> None:
-        self._serving = serving
+    def __init__(self, critiques: Callable[[], Critiques], settings: CriticSettings) -> None:
+        self._critiques = critiques
         self._settings = settings
 
     async def Critique(self, request: critic_pb2.CritiqueRequest, context: Context) -> critic_pb2.CritiqueResponse:
         """Returns a whole critique."""
-        writing = await self._serving.begin(self._asked(request, context))
-        response = critic_pb2.CritiqueResponse(authorship=authorship(writing.voice, self._serving.model_name))
+        asked = self._asked(request, context)
+        writing = await self._critiques().begin(asked)
+        response = critic_pb2.CritiqueResponse(authorship=authorship(writing.voice, self._settings.served_name))
         pieces: list[str] = []
         async for event in _events(writing):
             if isinstance(event, Delta):
@@ -57,7 +58,8 @@ class CriticServicer(critic_pb2_grpc.CriticServiceServicer):
     ) -> AsyncIterator[critic_pb2.StreamCritiqueResponse]:
         """Streams a critique as it is written."""
         with fields_of("request"):
-            writing = await self._serving.begin(self._asked(request.request, context))
+            asked = self._asked(request.request, context)
+            writing = await self._critiques().begin(asked)
         events = _events(writing)
         pieces: list[str] = []
         try:
@@ -69,7 +71,7 @@ class CriticServicer(critic_pb2_grpc.CriticServiceServicer):
                     done = _completed(writing, event, "".join(pieces))
                     yield critic_pb2.StreamCritiqueResponse(completed=done)
                 else:
-                    author = authorship(writing.voice, self._serving.model_name)
+                    author = authorship(writing.voice, self._settings.served_name)
                     yield critic_pb2.StreamCritiqueResponse(started=critic_pb2.Started(authorship=author))
         finally:
             # A client that leaves between two pieces ends the critique here.
@@ -79,12 +81,12 @@ class CriticServicer(critic_pb2_grpc.CriticServiceServicer):
         self, request: critic_pb2.ListAdaptersRequest, context: Context
     ) -> critic_pb2.ListAdaptersResponse:
         """Lists the adapters that this replica knows, by name."""
-        entries = self._serving.registry().entries()
+        entries = self._critiques().registry.entries()
         chosen, token = page(entries, request.page_size, request.page_token, lambda entry: entry.name)
         return critic_pb2.ListAdaptersResponse(
             adapters=[adapter_message(entry) for entry in chosen],
             next_page_token=token,
-            model=self._serving.model_name,
+            model=self._settings.served_name,
         )
 
     def _asked(self, request: critic_pb2.CritiqueRequest, context: Context) -> Asked:

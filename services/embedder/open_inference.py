@@ -9,20 +9,26 @@ from collections.abc import Sequence
 from inference import open_inference_pb2 as inference_pb2
 from inference import open_inference_pb2_grpc as inference_pb2_grpc
 
+from services.core.batching.serving import Serving
 from services.core.errors import InvalidImage, ModelNotFound
 from services.core.rpc.deadlines import Context, deadline_of
 from services.embedder import tensors
-from services.embedder.encoder import Vector
-from services.embedder.serving import Serving
+from services.embedder.encoder import Encoder, Vector
+from services.embedder.engine import EmbeddingEngine
+from services.embedder.references import References
 
 PLATFORM = "mondrian_clip"
 
 
 class OpenInferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
-    """Offers the encoder as the one model: its name is the model's, its space id the version."""
+    """Offers the encoder as the one model: its name is the model's, its space id the version.
 
-    def __init__(self, serving: Serving) -> None:
+    One request may hold `max_batch` photographs: what the encoder runs at once.
+    """
+
+    def __init__(self, serving: Serving[EmbeddingEngine, References], max_batch: int) -> None:
         self._serving = serving
+        self._max_batch = max_batch
 
     async def ServerLive(
         self, request: inference_pb2.ServerLiveRequest, context: Context
@@ -60,7 +66,7 @@ class OpenInferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
             versions=[self._version],
             platform=PLATFORM,
             inputs=[tensors.input_metadata()],
-            outputs=[tensors.output_metadata(self._serving.dimensions)],
+            outputs=[tensors.output_metadata(self._encoder.dimensions)],
         )
 
     async def ModelInfer(
@@ -68,7 +74,7 @@ class OpenInferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> inference_pb2.ModelInferResponse:
         """Returns the embeddings of the request's photographs: all of them, or an error."""
         self._require(request.model_name, request.model_version)
-        contents = tensors.photographs(request, self._serving.max_batch)
+        contents = tensors.photographs(request, self._max_batch)
         vectors = await self._embedded(contents, deadline_of(context))
         return tensors.response(request, self._name, self._version, vectors)
 
@@ -96,12 +102,16 @@ class OpenInferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
             await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
+    def _encoder(self) -> Encoder:
+        return self._serving.engine().encoder
+
+    @property
     def _name(self) -> str:
-        return self._serving.engine().encoder.name
+        return self._encoder.name
 
     @property
     def _version(self) -> str:
-        return self._serving.engine().encoder.space_id
+        return self._encoder.space_id
 
     def _has(self, name: str, version: str) -> bool:
         return name == self._name and version in ("", self._version)

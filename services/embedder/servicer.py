@@ -10,16 +10,17 @@ import numpy as np
 from mondrian.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 
 from services.core.batching.engine import Computed
+from services.core.batching.serving import Serving
 from services.core.errors import EncoderMismatch, InvalidArgument
 from services.core.identifiers import asked_advisor
 from services.core.rpc.deadlines import Context, deadline_of
 from services.core.rpc.pages import page
 from services.embedder.conversions import advisor_message, embedding_message, reference_message, timings_message
-from services.embedder.encoder import Vector
+from services.embedder.encoder import Vector, encoder_id
+from services.embedder.engine import EmbeddingEngine
 from services.embedder.index import MAX_TOP_K, unit_vector
 from services.embedder.references import Neighbor, References
 from services.embedder.selection import Filter
-from services.embedder.serving import Serving
 
 DEFAULT_TOP_K = 3
 _REFERENCE_ID = re.compile(r"[0-9a-f]{64}")
@@ -28,7 +29,7 @@ _REFERENCE_ID = re.compile(r"[0-9a-f]{64}")
 class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
     """Answers from what `serving` has loaded; each answer comes from one release."""
 
-    def __init__(self, serving: Serving) -> None:
+    def __init__(self, serving: Serving[EmbeddingEngine, References]) -> None:
         self._serving = serving
 
     async def Embed(self, request: embedder_pb2.EmbedRequest, context: Context) -> embedder_pb2.EmbedResponse:
@@ -39,7 +40,7 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
             raise InvalidArgument("Nothing to embed: set image or text.", field="input")
         return embedder_pb2.EmbedResponse(
             embedding=embedding_message(embedded.result),
-            encoder=self._serving.encoder_id,
+            encoder=self._encoder_id,
             cached=embedded.cached,
             timings=timings_message(time.perf_counter() - started, embedded),
         )
@@ -72,7 +73,7 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
                 embedder_pb2.Neighbor(reference=reference_message(one.reference, thumbnail), similarity=one.similarity)
                 for one, thumbnail in neighbors
             ],
-            encoder=self._serving.encoder_id,
+            encoder=self._encoder_id,
             release=references.release_id,
             cached=embedded is not None and embedded.cached,
             timings=timings_message(time.perf_counter() - started, embedded, search_s),
@@ -99,9 +100,13 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         return embedder_pb2.GetReferenceResponse(
             reference=reference_message(record, references.catalogue.thumbnail(request.id)),
             embedding=embedding_message(references.stored(request.id)),
-            encoder=self._serving.encoder_id,
+            encoder=self._encoder_id,
             release=references.release_id,
         )
+
+    @property
+    def _encoder_id(self) -> str:
+        return encoder_id(self._serving.engine().encoder)
 
     async def _embedded(
         self, request: embedder_pb2.EmbedRequest | embedder_pb2.SearchReferencesRequest, context: Context
@@ -117,14 +122,14 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
     def _given(self, request: embedder_pb2.SearchReferencesRequest, references: References) -> Vector:
         """Returns the unit vector that the request names without the encoder."""
         if request.HasField("embedding"):
-            if request.encoder not in ("", self._serving.encoder_id):
+            if request.encoder not in ("", self._encoder_id):
                 raise EncoderMismatch(
                     f"The embedding was made by {request.encoder[:120]!r} and this service has "
-                    f"{self._serving.encoder_id}; embed the photograph again with Embed.",
-                    metadata={"encoder": self._serving.encoder_id},
+                    f"{self._encoder_id}; embed the photograph again with Embed.",
+                    metadata={"encoder": self._encoder_id},
                 )
             values = np.asarray(request.embedding.values, dtype=np.float32)
-            return unit_vector(values, self._serving.dimensions)
+            return unit_vector(values, self._serving.engine().encoder.dimensions)
         if request.HasField("reference_id"):
             _require_reference_id(request.reference_id, "reference_id")
             # Any advisor's: one may be asked what is nearest to a photograph of another.

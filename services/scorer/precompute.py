@@ -30,8 +30,8 @@ def _run(options: argparse.Namespace) -> list[str]:
     from services.core.commands.progress import progress
     from services.core.images.reading import ImageLimits
     from services.core.releases import ReleaseStore
+    from services.scorer.loading import load_scorer
     from services.scorer.precomputation import precompute, sentences
-    from services.scorer.serving import load_scorer
     from services.scorer.settings import ScorerSettings
 
     settings = ScorerSettings.load(**({"data_dir": options.data_dir} if options.data_dir else {}))

@@ -6,16 +6,18 @@ import time
 
 from mondrian.scorer.v1 import scorer_pb2, scorer_pb2_grpc
 
+from services.core.batching.serving import Serving
 from services.core.identifiers import asked_advisor
 from services.core.rpc.deadlines import Context, deadline_of
 from services.scorer.conversions import profile_response, score_response
-from services.scorer.serving import Serving
+from services.scorer.engine import ScoringEngine
+from services.scorer.references import Library
 
 
 class ScorerServicer(scorer_pb2_grpc.ScorerServiceServicer):
     """Answers from what `serving` has loaded; each answer comes from one release."""
 
-    def __init__(self, serving: Serving) -> None:
+    def __init__(self, serving: Serving[ScoringEngine, Library]) -> None:
         self._serving = serving
 
     async def Score(self, request: scorer_pb2.ScoreRequest, context: Context) -> scorer_pb2.ScoreResponse:

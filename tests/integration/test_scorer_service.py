@@ -162,7 +162,7 @@ async def test_equal_photographs_that_come_at_once_are_measured_once(
 ) -> None:
     service = Service(tmp_path, max_batch=1, max_queue=1)
     async with service.serve():
-        engine = service.component.serving.engine()
+        engine = service.component.engine()
         measure, measured = engine.scorer.score, 0
 
         def counted(pictures: list[Picture]) -> list[Scores]:
@@ -224,7 +224,7 @@ async def test_before_the_first_release(tmp_path: Path) -> None:
         await refused(service.profile("ansel"), Code.UNAVAILABLE, "NO_RELEASE")
         assert len((await service.score(encoded(picture(1)))).dimensions) == 8
         release = service.precompute("ansel", range(3))
-        assert await service.component.serving.refresh()
+        assert await service.component.refresh()
         assert (await service.score(encoded(picture(1)), "ansel")).release == release
 
 
@@ -239,7 +239,7 @@ async def test_a_new_release_is_swapped_in_under_load(service: Service) -> None:
 
     asking = asyncio.create_task(keep_asking())
     after = await asyncio.to_thread(service.precompute, "ansel", range(12, 15))
-    assert await service.component.serving.refresh()
+    assert await service.component.refresh()
     answer = await service.score(encoded(picture(60)), "ansel")
     done.set()
     await asking
@@ -253,7 +253,7 @@ async def test_a_release_of_another_scorer_is_refused_and_the_old_one_stays(serv
     shipped = Calibration.load()
     service.scorer = Scorer(Calibration(shipped.color + 1, shipped.monochrome, "other", 500))
     service.precompute("ansel", range(3))
-    assert not await service.component.serving.refresh()
+    assert not await service.component.refresh()
     assert (await service.score(encoded(picture(61)), "ansel")).release == before
 
 
@@ -277,14 +277,14 @@ async def test_more_than_can_wait_is_refused_at_once(tmp_path: Path, monkeypatch
     async with service.serve():
         loop = asyncio.get_running_loop()
         entered, release = asyncio.Event(), asyncio.Event()
-        measure = service.component.serving.engine().scorer.score
+        measure = service.component.engine().scorer.score
 
         def held(pictures: list[Picture]) -> list[Scores]:
             loop.call_soon_threadsafe(entered.set)
             asyncio.run_coroutine_threadsafe(release.wait(), loop).result(30)
             return measure(pictures)
 
-        monkeypatch.setattr(service.component.serving.engine().scorer, "score", held)
+        monkeypatch.setattr(service.component.engine().scorer, "score", held)
         first = asyncio.create_task(service.score(encoded(picture(70))))
         await entered.wait()
         others = [asyncio.create_task(service.score(encoded(picture(seed)))) for seed in (71, 72)]

@@ -1,4 +1,8 @@
-"""What a servicer answers from: the engine around a model, and what was loaded of the release that is served."""
+"""What a servicer answers from: the engine around a model, and what was loaded of the release that is served.
+
+The components of services with both are made of it: of `services.core.rpc.server.Component`, a name, the servicers and
+the start are theirs.
+"""
 
 from __future__ import annotations
 
@@ -38,17 +42,21 @@ class Serving(Generic[E, V]):
             raise
         self._engine, self._watcher = engine, watcher
 
-    async def close(self) -> None:
+    async def stop(self) -> None:
         """Gives everything back."""
         if self._watcher is not None:
             await self._watcher.stop()
         if self._engine is not None:
             await self._engine.close()
 
-    @property
-    def alive(self) -> bool:
+    def healthy(self) -> bool:
         """Whether the model's thread runs, or is not needed yet."""
         return self._engine is None or self._engine.alive
+
+    @property
+    def ready(self) -> bool:
+        """Whether the model is loaded and its thread runs."""
+        return self._engine is not None and self._engine.alive
 
     def engine(self) -> E:
         """Returns the engine.

@@ -20,9 +20,9 @@ from services.critic.adapter_format import AdapterLimits, AdapterRefused
 from services.critic.finetune import examples as example_files
 from services.critic.finetune.publishing import discard, publish
 from services.critic.finetune.training import Recipe, Training, loss_of
+from services.critic.loading import load_model
 from services.critic.lora import TARGETS
 from services.critic.model import VisionLanguageModel
-from services.critic.serving import load_model
 from services.critic.settings import CriticSettings
 
 NOT_BETTER = 3

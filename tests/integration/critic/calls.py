@@ -52,6 +52,6 @@ def endless() -> critic_pb2.StreamCritiqueRequest:
 def engine_of(server: RunningServer) -> SlotEngine:
     component = server.component
     assert isinstance(component, CriticComponent)
-    engine = component.serving.engine()
+    engine = component.critiques().engine
     assert isinstance(engine, SlotEngine)
     return engine

@@ -16,7 +16,7 @@ from services.core.rpc.server import RunningServer
 from services.critic import adapter_format
 from services.critic.adapter_format import Base
 from services.critic.component import CriticComponent
-from services.critic.serving import load_model
+from services.critic.loading import load_model
 from services.critic.settings import CriticSettings
 from tests.fakes.critic import tiny_model_folder
 from tests.integration.critic.calls import settings_of

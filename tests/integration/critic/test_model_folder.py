@@ -12,7 +12,7 @@ from services.core.errors import ConfigurationError
 from services.critic import checkpoint, prompts
 from services.critic import model as models
 from services.critic.adapter_format import Base
-from services.critic.serving import load_model
+from services.critic.loading import load_model
 from services.critic.settings import CriticSettings
 from tests.fakes.critic import critique_messages, tiny_model_folder
 

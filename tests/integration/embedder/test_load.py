@@ -20,7 +20,7 @@ async def test_when_full_the_caller_is_told_to_come_back(service: Service) -> No
         asyncio.create_task(service.search(advisor="ansel", image=image(photograph(seed)))) for seed in range(100, 108)
     ]
     # Eight are admitted: four in the batch and four waiting.
-    while service.component.serving.engine().in_flight < 8:  # noqa: ASYNC110 - the service tells nobody when it is full
+    while service.component.engine().in_flight < 8:  # noqa: ASYNC110 - the service tells nobody when it is full
         await asyncio.sleep(0)
     extra = service.search(advisor="ansel", image=image(photograph(200)))
     refusal = await refused(extra, Code.RESOURCE_EXHAUSTED, "OVERLOADED")
@@ -35,7 +35,7 @@ async def test_after_a_burst_whose_callers_have_left_at_most_one_batch_is_comput
     service.encoder.batches.clear()
     service.encoder.gate.clear()
     calls = [service.stub.Embed(embedder_pb2.EmbedRequest(image=image(photograph(seed)))) for seed in range(300, 308)]
-    engine = service.component.serving.engine()
+    engine = service.component.engine()
     for _ in range(3):  # the two of the warm-up, and the first of the burst
         await asyncio.to_thread(service.encoder.began.acquire)
     while engine.in_flight < 8:  # noqa: ASYNC110 - the service tells nobody when it is full

@@ -27,7 +27,7 @@ async def test_before_the_first_release_only_embedding_works(tmp_path: Path) -> 
         for call in calls:
             await refused(call(), Code.UNAVAILABLE, "NO_RELEASE")
         service.precompute("ansel", range(2))
-        assert await service.component.serving.refresh()
+        assert await service.component.refresh()
         assert len((await service.search(text="x")).neighbors) == 2
 
 
@@ -38,12 +38,12 @@ async def test_a_damaged_or_foreign_release_is_refused_and_the_old_one_serves_on
     path.chmod(0o644)
     sound = path.read_bytes()
     path.write_bytes(sound[:100] + bytes([sound[100] ^ 1]) + sound[101:])
-    assert not await service.component.serving.refresh()
+    assert not await service.component.refresh()
     assert (await service.search(text="x")).release == old
     rollback(service.store, old)
     foreign = Service(service.path, encoder=FakeEncoder(space_id="fake1111fake1111"))
     foreign.precompute("ansel", range(3))
-    assert not await service.component.serving.refresh()
+    assert not await service.component.refresh()
     response = await service.search(image=image(photograph(1)))
     assert (response.release, len(response.neighbors)) == (old, 3)
 
@@ -72,7 +72,7 @@ async def test_a_hundred_swaps_under_load_fail_no_request_and_mix_no_releases(se
         callers = [group.create_task(ask(seed)) for seed in (0, 5, 11, 40)]
         for turn in range(100):
             await asyncio.to_thread(rollback, service.store, large if turn % 2 == 0 else small)
-            assert await service.component.serving.refresh()
+            assert await service.component.refresh()
         stop.set()
     assert all(caller.exception() is None for caller in callers)
     assert len(answers) >= 100

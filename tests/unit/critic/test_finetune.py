@@ -18,8 +18,8 @@ from services.critic.adapter_format import AdapterLimits
 from services.critic.finetune import __main__ as command
 from services.critic.finetune import training
 from services.critic.finetune.examples import IGNORED, batch, batches, read_examples
+from services.critic.loading import load_model
 from services.critic.model import VisionInputs, VisionLanguageModel
-from services.critic.serving import load_model
 from services.critic.settings import CriticSettings
 from tests.fakes.critic import photograph, random_adapter
 

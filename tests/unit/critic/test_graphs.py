@@ -12,10 +12,10 @@ import torch
 from services.core.errors import ConfigurationError
 from services.critic import adapter_format
 from services.critic.adapter_format import AdapterLimits
+from services.critic.loading import load_model
 from services.critic.lora import TARGETS
 from services.critic.model import VisionLanguageModel
 from services.critic.sampling import SamplingParams
-from services.critic.serving import load_model
 from services.critic.settings import CriticSettings
 from services.critic.slots import SlotEngine
 from services.critic.writer import EngineOptions

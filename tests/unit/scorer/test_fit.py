@@ -26,10 +26,10 @@ from services.scorer.conversions import score_response
 from services.scorer.dimensions import NAMES
 from services.scorer.fit import main
 from services.scorer.learned import HEAD_WEIGHT, Learned
+from services.scorer.loading import load_scorer
 from services.scorer.references import scores_from_json, scores_to_json
 from services.scorer.ridge import spearman
 from services.scorer.scoring import Picture, Scorer, Scores
-from services.scorer.serving import load_scorer
 from services.scorer.settings import ScorerSettings
 from tests.pictures import picture
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.core.errors import ConfigurationError
-from services.embedder.serving import Serving
+from services.embedder.component import EmbedderComponent
 from services.embedder.settings import EmbedderSettings
 from tests.fakes.encoder import FakeEncoder
 
@@ -22,14 +22,15 @@ async def test_a_warm_up_that_fails_leaves_no_thread_behind(tmp_path: Path) -> N
     before, encoder = batchers(), FakeEncoder()
     encoder.failure = ConfigurationError("The device is gone.")
     with pytest.raises(ConfigurationError, match="device is gone"):
-        await Serving(EmbedderSettings.load(data_dir=tmp_path)).load(lambda settings: encoder)
+        await EmbedderComponent(EmbedderSettings.load(data_dir=tmp_path), lambda settings: encoder).start()
     assert batchers() == before
 
 
 async def test_a_start_that_is_given_up_leaves_no_thread_behind(tmp_path: Path) -> None:
     before, encoder = batchers(), FakeEncoder()
     encoder.gate.clear()
-    loading = asyncio.create_task(Serving(EmbedderSettings.load(data_dir=tmp_path)).load(lambda settings: encoder))
+    component = EmbedderComponent(EmbedderSettings.load(data_dir=tmp_path), lambda settings: encoder)
+    loading = asyncio.create_task(component.start())
     await asyncio.to_thread(encoder.began.acquire)
     loading.cancel()
     encoder.gate.set()

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from services.core.advisors import AdvisorFolder
+from services.core.commands.gathering import gather
 from services.core.commands.precompute import Skipped, remarks
 from services.core.commands.progress import Progress
-from services.core.errors import ConfigurationError
+from services.core.images import reading
 from services.core.images.reading import ImageLimits
 from services.core.releases import Release, ReleaseStore, current_or_remains, replaced, writing
-from services.embedder.encoder import Encoder
-from services.embedder.gathering import Source, gather
+from services.embedder.encoder import Encoder, Pixels
 from services.embedder.indexing import Asked, IndexRecord
 from services.embedder.publishing import publish
+from services.embedder.records import Photograph
 from services.embedder.salvage import Kept, everything, intact
+from services.embedder.source import Source
 from services.embedder.work import Work
 
 
@@ -76,26 +78,51 @@ def precompute(
                 kept = intact(remains, encoder, work)
             source = Source(work, kept.catalogue)
             with report(f"Embedding {folder.id}", len(folder.photographs)) as shown:
-                findings = gather(folder, encoder, source, work, limits, batch, threads, shown)
-            if not findings.entries:
-                raise ConfigurationError(
-                    f"None of the {len(folder.photographs)} photographs of {folder.id} can be used; the first: "
-                    f"{findings.skipped[0].file_name}: {findings.skipped[0].sentence}"
+                findings = gather(
+                    folder,
+                    lambda identity: source.get(identity) is not None,
+                    lambda content: _prepare(content, encoder, limits),
+                    lambda prepared: work.put(_embedded(prepared, encoder)),
+                    limits=limits,
+                    batch=batch,
+                    threads=threads,
+                    shown=shown,
                 )
             release, record = publish(writer, folder, encoder, findings, source, kept, index)
             mended = replaced(writer, remains, folder.id, kept.origin) if remains else ()
             writer.collect(keep)
             # What was salvaged for the others is in the release as well.
-            work.forget({*findings.entries, *(one.id for _, entries in kept.advisors.values() for one in entries)})
+            work.forget({*findings.files, *(one.id for _, entries in kept.advisors.values() for one in entries)})
         return Outcome(
             release=release,
-            references=len(findings.entries),
+            references=len(findings.files),
             computed=findings.computed,
             skipped=tuple(findings.skipped),
             left_behind=tuple(one for one in left_behind if one != folder.id),
             index=record,
             mended=tuple(mended),
         )
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    pixels: Pixels
+    size: tuple[int, int]
+    thumbnail: bytes
+
+
+def _prepare(content: bytes, encoder: Encoder, limits: ImageLimits) -> _Prepared:
+    size = reading.upright_size(content, limits=limits)
+    photograph = encoder.photograph(content, limits)
+    return _Prepared(encoder.pixels(photograph), size, reading.thumbnail_jpeg(photograph))
+
+
+def _embedded(prepared: Mapping[str, _Prepared], encoder: Encoder) -> list[Photograph]:
+    vectors = encoder.forward_images([one.pixels for one in prepared.values()])
+    return [
+        Photograph(identity, *one.size, vector, one.thumbnail)
+        for (identity, one), vector in zip(prepared.items(), vectors, strict=True)
+    ]
 
 
 def sentences(advisor: str, outcome: Outcome, *, brief: bool = False) -> list[str]:

@@ -11,17 +11,18 @@ from pathlib import Path
 import numpy as np
 
 from services.core.advisors import AdvisorFolder
+from services.core.commands.gathering import Findings
 from services.core.errors import ConfigurationError
 from services.core.releases import Release, Writer
 from services.core.settings import available_cpus
 from services.embedder.catalogue import FILE_NAME, Catalogue
 from services.embedder.catalogue_writer import CatalogueWriter
 from services.embedder.encoder import Encoder, encoder_id
-from services.embedder.gathering import Findings, Source
 from services.embedder.indexing import Asked, IndexRecord, build_index
 from services.embedder.records import AdvisorRecord, Entry
 from services.embedder.references import index_file
 from services.embedder.salvage import Kept
+from services.embedder.source import Source
 from services.embedder.work import storage_error
 
 # Above this many references the graph is built by all cores; below, by one, so that equal input gives equal bytes.
@@ -42,7 +43,7 @@ def publish(
     Returns the release and how the advisor is searched. An index is rebuilt only if its vectors have changed, another
     kind is asked for, or its format has another version.
     """
-    own = _advisor(folder), [findings.entries[one] for one in sorted(findings.entries)]
+    own = _advisor(folder), [Entry(one, findings.files[one].about) for one in sorted(findings.files)]
     advisors = {**kept.advisors, folder.id: own}
     records: dict[str, IndexRecord] = {}
     skipped = {**kept.skipped, folder.id: [vars(one) for one in findings.skipped]}

@@ -27,8 +27,8 @@ from services.core.images.reading import sha256
 from services.core.releases import Release, ReleaseStore
 from services.embedder import precompute
 from services.embedder.catalogue import FILE_NAME, Catalogue
-from services.embedder.gathering import Source
 from services.embedder.references import load_references
+from services.embedder.source import Source
 from services.embedder.work import Work
 from tests.fakes.encoder import FakeEncoder
 from tests.pictures import advisor_folder, photograph

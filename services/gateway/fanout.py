@@ -23,15 +23,13 @@ from services.gateway import summary
 from services.gateway.backend import NAMES
 from services.gateway.clients import Backends
 from services.gateway.directory import Directory, advisor_not_found
+from services.gateway.grounding import grounding
 from services.gateway.metrics import MODE_SECONDS, PART_SECONDS
 from services.gateway.modes import CRITIQUE, PARTS, READING_ORDER, REFERENCES, SCORES, Part
 
 Reply = embedder_pb2.SearchReferencesResponse | critic_pb2.CritiqueResponse | scorer_pb2.ScoreResponse
 Emit = Callable[[gateway_pb2.StreamAnalyzeResponse], Awaitable[None]]
 
-# What the critique may build on (critic.v1.Grounding).
-_MAX_GROUNDING_REFERENCES: Final = 8
-_MAX_GROUNDING_FINDINGS: Final = 16
 # How long an answer whose parts are complete waits for the advisor's name; after that the id stands in for it.
 _NAME_GRACE_S: Final = 0.2
 _LEAST_RETRY_S: Final = 0.01
@@ -214,25 +212,13 @@ class Analysis:
 
     def _critique_request(self) -> critic_pb2.CritiqueRequest:
         request = critic_pb2.CritiqueRequest(
-            advisor=self.request.advisor, instruction=self.request.instruction, grounding=self._grounding()
+            advisor=self.request.advisor,
+            instruction=self.request.instruction,
+            grounding=grounding(outcome.reply for outcome in self._outcomes.values()),
         )
         if self.request.HasField("generation_config"):
             request.generation_config.CopyFrom(self.request.generation_config)
         return request
-
-    def _grounding(self) -> critic_pb2.Grounding | None:
-        """Returns what is known before the critique begins; None where nothing is."""
-        grounding = critic_pb2.Grounding()
-        for outcome in self._outcomes.values():
-            if isinstance(outcome.reply, embedder_pb2.SearchReferencesResponse):
-                for neighbor in outcome.reply.neighbors[:_MAX_GROUNDING_REFERENCES]:
-                    reference = grounding.references.add()
-                    reference.CopyFrom(neighbor.reference)
-                    reference.ClearField("thumbnail_jpeg")
-            if isinstance(outcome.reply, scorer_pb2.ScoreResponse):
-                findings = [sentence for dimension in outcome.reply.dimensions for sentence in dimension.evidence[:2]]
-                grounding.findings.extend(findings[:_MAX_GROUNDING_FINDINGS])
-        return grounding if grounding.references or grounding.findings else None
 
     async def _refuse_unknown_advisor(self, pending: Collection[Part]) -> None:
         """Ends the request when no service knows its advisor.

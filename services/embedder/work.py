@@ -7,16 +7,15 @@ failing disk has changed is computed again instead of being published.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import sqlite3
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from services.core.errors import ConfigurationError
+from services.embedder.catalogue import checksum
 from services.embedder.records import Photograph
 
 _SCHEMA = """
@@ -51,7 +50,7 @@ class Work:
                 row = self._database.execute("SELECT * FROM finished WHERE id = ?", (photograph_id,)).fetchone()
             except (sqlite3.DatabaseError, UnicodeDecodeError):
                 return None
-        if row is None or row[5] != _checksum(row[:5]) or len(row[3]) != 4 * self._dimensions:
+        if row is None or row[5] != checksum(row[:5]) or len(row[3]) != 4 * self._dimensions:
             return None
         return Photograph(row[0], row[1], row[2], np.frombuffer(row[3], "<f4").astype(np.float32), row[4])
 
@@ -64,7 +63,7 @@ class Work:
         rows = []
         for one in photographs:
             values = (one.id, one.width, one.height, one.embedding.astype("<f4").tobytes(), one.thumbnail)
-            rows.append((*values, _checksum(values)))
+            rows.append((*values, checksum(values)))
         with self._one_at_a_time:
             try:
                 self._database.execute("BEGIN")
@@ -117,10 +116,3 @@ def storage_error(error: Exception, path: Path) -> ConfigurationError:
             "nothing is lost."
         )
     return ConfigurationError(f"{path} cannot be written ({error}); remove it and run the same command again.")
-
-
-def _checksum(values: tuple[Any, ...]) -> bytes:
-    digest = hashlib.sha256(repr(values[:3]).encode())
-    digest.update(values[3])
-    digest.update(values[4])
-    return digest.digest()

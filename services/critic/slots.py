@@ -44,6 +44,7 @@ class SlotEngine:
         # Shared between threads, under the condition's lock.
         self._changed = threading.Condition()
         self._waiting: collections.deque[Row] = collections.deque()
+        self._reading = 0
         self._commands: collections.deque[tuple[Callable[[], None], _Future[None]]] = collections.deque()
         self._leaving: dict[str, _Future[None]] = {}
         self._stopped: str | None = None
@@ -143,8 +144,9 @@ class SlotEngine:
     def stats(self) -> EngineStats:
         """See `Engine`."""
         writer, counts = self._writer, self._writer.counts
+        waiting = len(self._waiting) + self._reading
         return EngineStats(
-            rows=len(writer.rows), waiting=len(self._waiting), slots=self._options.slots,
+            rows=len(writer.rows), waiting=waiting, slots=self._options.slots,
             adapters=len(writer.adapters), steps=counts["steps"], tokens=counts["tokens"],
             finished=counts["finished"], cancelled=counts["cancelled"], failed=counts["failed"],
             adapter_bytes=writer.decoder.lora.nbytes, vision_cache_bytes=writer.vision.nbytes,
@@ -152,7 +154,7 @@ class SlotEngine:
 
     def healthy(self) -> bool:
         """See `Engine`."""
-        busy = bool(self._writer.rows or self._waiting)
+        busy = bool(self._waiting or self._reading or self._writer.rows)
         stalled = busy and time.monotonic() - self._beat > self._options.stall_s
         return self._thread.is_alive() and self._stopped is None and not stalled
 
@@ -249,6 +251,7 @@ class SlotEngine:
         while budget > 0 and (group := self._next_group(budget)):
             budget -= len(group) * len(group[0].prompt.token_ids)
             self._writer.read(group)
+            self._reading = 0
             self._send()
 
     def _next_group(self, budget: int) -> list[Row]:
@@ -261,6 +264,8 @@ class SlotEngine:
             room = max(1, min(free, budget // width))
             # Shorter prompts are padded to the first one's length: up to a quarter of waste is worth one pass.
             group = [row for row in self._waiting if 0.75 * width <= len(row.prompt.token_ids) <= width][:room]
+            # Counted before it leaves the queue, so that whoever looks in between finds it somewhere.
+            self._reading = len(group)
             self._keep_waiting(group)
             return group
 

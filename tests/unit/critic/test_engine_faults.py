@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,14 +27,18 @@ async def test_a_dead_thread_fails_everything_at_once_and_never_hangs(
     model = without_end(tiny)
     async with running(model, EngineOptions(slots=1, max_tokens=4096)) as engine:
         prompt = solo.prompt_of(model, 0, 0)
-        streams = [engine.submit(prompt, SamplingParams(4000)) for _ in range(3)]
-        await anext(streams[0])
-        assert engine.healthy()
+        fault = threading.Event()
 
         def broken(*_: object) -> None:
+            fault.wait()
             raise RuntimeError("a fault of the device")
 
         monkeypatch.setattr(engine._writer.decoder, "decode", broken)
+        streams = [engine.submit(prompt, SamplingParams(4000)) for _ in range(3)]
+        await anext(streams[0])
+        healthy = engine.healthy()
+        fault.set()
+        assert healthy
         for stream in streams:
             with pytest.raises(EngineStopped):
                 await events_of(stream)
@@ -41,6 +47,33 @@ async def test_a_dead_thread_fails_everything_at_once_and_never_hangs(
             engine.submit(prompt, SamplingParams(1))
         with pytest.raises(EngineStopped):
             await engine.turn()
+
+
+async def test_a_prompt_whose_reading_does_not_end_is_told_by_the_engines_health(
+    tiny: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = 0.0
+    monkeypatch.setattr("services.critic.slots.time", SimpleNamespace(monotonic=lambda: time.monotonic() + ahead))
+    async with running(tiny) as engine:
+        prefill = engine._writer.decoder.prefill
+        reading, go_on = threading.Event(), threading.Event()
+
+        def slow(*prompts: Any) -> torch.Tensor:
+            reading.set()
+            go_on.wait()
+            return prefill(*prompts)
+
+        monkeypatch.setattr(engine._writer.decoder, "prefill", slow)
+        stream = engine.submit(solo.prompt_of(tiny, 0, 0), SamplingParams(2))
+        await asyncio.to_thread(reading.wait)
+        healthy = [engine.healthy()]
+        ahead = 1000.0
+        healthy.append(engine.healthy())
+        stats = engine.stats()
+        go_on.set()
+        await events_of(stream)
+        assert healthy == [True, False]
+        assert (stats.rows, stats.waiting) == (0, 1)
 
 
 async def test_a_prompt_that_cannot_be_read_fails_alone(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
-from services.critic.engine import Completed, Event, Generation
+from services.critic.engine import Completed, EngineStats, Event, Generation
 from services.critic.model import VisionLanguageModel
 from services.critic.slots import SlotEngine
 from services.critic.writer import EngineOptions
@@ -35,8 +35,10 @@ def last(events: list[Event]) -> Completed:
 
 async def until_idle(engine: SlotEngine) -> None:
     """Waits, turn by turn, until no row is left."""
-    while (stats := engine.stats()).rows or stats.waiting:
-        await engine.turn()
+    seen: list[EngineStats] = []
+    while not seen or seen[-1].rows or seen[-1].waiting:
+        # Between two turns, when no row is on its way from one place to another, or gone and not yet counted.
+        await engine._between_turns(lambda: seen.append(engine.stats()))
 
 
 def without_end(tiny: VisionLanguageModel) -> VisionLanguageModel:

@@ -241,7 +241,10 @@ async def test_replacing_adapters_under_load_loses_nothing(
         changes = 0
 
         async def client() -> None:
-            while changes < 6:
+            over = False
+            while not over:
+                # Once more after the last change, so that what was written before it and after it both count.
+                over = changes == 6
                 voice = await registry.voice("ansel")
                 assert voice.key is not None
                 tokens = await written(engine, tiny, voice)

@@ -50,24 +50,45 @@ async def test_a_reader_that_is_cancelled_stops_its_critique(tiny: VisionLanguag
         assert engine.stats().cancelled == 1
 
 
-async def test_a_deadline_ends_a_critique_that_is_being_written(tiny: VisionLanguageModel) -> None:
+class Clock:
+    """The engine's clock, which a test sets ahead."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("services.critic.slots.time", clock)
+    return clock
+
+
+async def test_a_deadline_ends_a_critique_that_is_being_written(tiny: VisionLanguageModel, clock: Clock) -> None:
     model = without_end(tiny)
     async with running(model, EngineOptions(slots=1, max_tokens=4096)) as engine:
         prompt = solo.prompt_of(model, 0, 0)
-        stream = engine.submit(prompt, SamplingParams(4000), deadline=time.monotonic() + 0.2)
+        stream = engine.submit(prompt, SamplingParams(4000), deadline=clock.monotonic() + 500)
+        await anext(stream)
+        clock.ahead = 1000.0
         with pytest.raises(QueuedTooLong, match="writing, after"):
             await events_of(stream)
         await until_idle(engine)
 
 
-async def test_a_deadline_ends_a_wait(tiny: VisionLanguageModel) -> None:
+async def test_a_deadline_ends_a_wait(tiny: VisionLanguageModel, clock: Clock) -> None:
     model = without_end(tiny)
     async with running(model, EngineOptions(slots=1, max_tokens=4096)) as engine:
         prompt = solo.prompt_of(model, 0, 0)
         first = engine.submit(prompt, SamplingParams(4000))
         await anext(first)
+        waiting = engine.submit(prompt, SamplingParams(4), deadline=clock.monotonic() + 500)
+        clock.ahead = 1000.0
         with pytest.raises(QueuedTooLong, match="waiting for a place"):
-            await events_of(engine.submit(prompt, SamplingParams(4), deadline=time.monotonic() + 0.05))
+            await events_of(waiting)
         first.cancel()
 
 

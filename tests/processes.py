@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -22,12 +24,20 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 HEALTH_NAMES: Final = {service.name: service.health_name for service in SERVICES}
 
 
+_numbers = itertools.count(101 * os.getpid())
+
+
 def free_port() -> int:
-    """Returns a port of loopback on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Returns a port of loopback on which nobody listens.
+
+    It lies below those that the system gives to whoever asks for any, and tests that run in processes beside this one
+    begin to look elsewhere: until the caller listens, nobody else comes to.
+    """
+    while True:
+        port = 16_384 + next(_numbers) % 16_384
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def child_environment(extra: Mapping[str, str]) -> dict[str, str]:

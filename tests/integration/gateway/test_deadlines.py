@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import grpc
@@ -28,32 +29,32 @@ from tests.integration.refusals import refused
 class TestDeadlinesAndCancellation:
     # The deadline is the mode's own here, so that the client's does not race with the answer on a busy machine.
     async def test_combined_answers_in_time_without_the_part_that_is_late(self) -> None:
-        async with system(combined_deadline_s=2.0) as running:
+        async with system(combined_deadline_s=5.0) as running:
             running.critic.gate.clear()
             answer = await running.stub.Analyze(analyze_request())
             (failure,) = answer.failures
             assert (failure.part, failure.status.code) == (CRITIQUE, grpc.StatusCode.DEADLINE_EXCEEDED.value[0])
             assert failure.status.reason == "BACKEND_TIMEOUT"
-            assert failure.status.message.startswith("The critic did not answer within 1.")
+            assert re.match(r"The critic did not answer within [1-4]\.\d+ s;", failure.status.message)
             assert answer.HasField("references")
             assert answer.HasField("scores")
             await asyncio.wait_for(running.critic.cancelled.wait(), SOON)
 
     async def test_a_single_mode_says_which_service_was_late(self) -> None:
-        async with system(dimensional_deadline_s=0.5) as running:
+        async with system(dimensional_deadline_s=2.0) as running:
             running.scorer.gate.clear()
             refusal = await refused(running.stub.Analyze(analyze_request(DIMENSIONAL)))
             assert refusal.code == grpc.StatusCode.DEADLINE_EXCEEDED
             assert "The scorer did not answer" in refusal.sentence
 
     async def test_without_a_deadline_the_modes_own_applies(self) -> None:
-        async with system(clip_deadline_s=7.0, combined_deadline_s=9.0) as running:
+        async with system(clip_deadline_s=200.0, combined_deadline_s=400.0) as running:
             await running.stub.Analyze(analyze_request(CLIP))
             await running.stub.Analyze(analyze_request())
             first, second = running.embedder.time_left
             assert first is not None
             assert second is not None
-            assert 5.0 < first < 7.0 < second < 9.0
+            assert 100.0 < first < 200.0 < second < 400.0
 
     async def test_each_part_gets_what_is_left_less_a_margin(self, over_fakes: System) -> None:
         await over_fakes.stub.Analyze(analyze_request(), timeout=30.0)
@@ -77,33 +78,34 @@ class TestDeadlinesAndCancellation:
         assert 3600 < left < 25 * 3600
 
     async def test_a_grounded_critique_keeps_half_of_the_time(self) -> None:
-        async with system(combined_deadline_s=3.0) as running:
+        async with system(combined_deadline_s=6.0) as running:
             running.scorer.gate.clear()
             answer = await running.stub.Analyze(analyze_request(grounded=True))
             assert [failure.part for failure in answer.failures] == [SCORES]
             (left,) = running.critic.time_left
             assert left is not None
-            assert 0.2 < left < 1.5
+            assert 0.2 < left < 3.0
             assert answer.critique.text
 
     @pytest.mark.parametrize("mode", [DIMENSIONAL, LORA])
     async def test_asking_who_is_known_ends_with_the_deadline(
-        self, over_fakes: System, mode: gateway_pb2.Mode.ValueType
+        self, over_fakes: System, monkeypatch: pytest.MonkeyPatch, mode: gateway_pb2.Mode.ValueType
     ) -> None:
+        monkeypatch.setattr(directory, "_TIMEOUT_S", 2 * SOON)
         await over_fakes.stub.Analyze(analyze_request(CLIP))
         over_fakes.embedder.listing_time_left.clear()
-        await refused(over_fakes.stub.Analyze(analyze_request(mode, advisor="anselm"), timeout=1.5))
+        await refused(over_fakes.stub.Analyze(analyze_request(mode, advisor="anselm"), timeout=SOON))
         (left,) = over_fakes.embedder.listing_time_left
         assert left is not None
         # Timeouts are rounded up on the wire.
-        assert left < 1.5
+        assert left < SOON
 
     async def test_a_name_that_does_not_come_keeps_no_answer_from_its_deadline(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(fanout, "_NAME_GRACE_S", SOON)
         monkeypatch.setattr(directory, "_TIMEOUT_S", SOON)
-        async with system(combined_deadline_s=1.0) as running:
+        async with system(combined_deadline_s=4.0) as running:
             running.embedder.listing.clear()
             running.embedder.gate.clear()
             answer = await running.stub.Analyze(analyze_request(), timeout=SOON / 2)

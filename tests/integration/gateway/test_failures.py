@@ -109,8 +109,13 @@ class TestUnknownAdvisors:
         assert (refusal.code, seen) == (grpc.StatusCode.NOT_FOUND, [])
 
     async def test_nobody_waits_for_the_critique_of_an_unknown_advisor(self, over_fakes: System) -> None:
-        over_fakes.critic.gate.clear()
-        refusal = await refused(over_fakes.stub.Analyze(analyze_request(advisor="anselm"), timeout=SOON))
+        for fake in over_fakes.fakes:
+            fake.gate.clear()
+        call = over_fakes.stub.Analyze(analyze_request(advisor="anselm"), timeout=SOON)
+        await asyncio.wait_for(over_fakes.critic.entered.wait(), SOON)
+        over_fakes.embedder.gate.set()
+        over_fakes.scorer.gate.set()
+        refusal = await refused(call)
         assert refusal.code == grpc.StatusCode.NOT_FOUND
         await asyncio.wait_for(over_fakes.critic.cancelled.wait(), SOON)
 

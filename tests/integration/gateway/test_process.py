@@ -58,7 +58,7 @@ def test_a_killed_backend_is_answered_for_and_its_return_is_noticed(tmp_path: Pa
 
 def test_sigterm_lets_the_calls_in_flight_finish_and_ends_with_0(tmp_path: Path) -> None:
     with (
-        processes(tmp_path, critic_delay_ms=600.0) as running,
+        processes(tmp_path, critic_delay_ms=3000.0) as running,
         grpc.insecure_channel(running["gateway"].address, channel_options()) as channel,
         ThreadPoolExecutor(1) as pool,
     ):

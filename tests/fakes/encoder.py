@@ -55,7 +55,7 @@ class FakeEncoder:
     def forward_images(self, batch: Sequence[Pixels]) -> Matrix:
         """See Encoder."""
         self.began.release()
-        self.gate.wait(30)
+        self.gate.wait(120)
         if self.failure is not None:
             failure, self.failure = self.failure, None
             raise failure
@@ -67,7 +67,7 @@ class FakeEncoder:
     def forward_texts(self, batch: Sequence[Tokens]) -> Matrix:
         """See Encoder."""
         self.began.release()
-        self.gate.wait(30)
+        self.gate.wait(120)
         letters = np.stack(batch).astype(np.float64)
         return _unit(np.sin(letters @ np.arange(1, 78)[:, None] * np.arange(1, self.dimensions + 1)))
 

@@ -30,7 +30,7 @@ from tests.integration.refusals import refused
 from tests.processes import free_port
 
 TOKEN, OTHER = "token-of-this-test-0", "token-of-this-test-1"
-SOON = 20.0
+SOON = 60.0
 SCORE = scorer_pb2.ScoreRequest(image=types_pb2.Image(content=PHOTOGRAPH), advisor="ansel")
 LORA = gateway_pb2.MODE_LORA
 
@@ -173,7 +173,7 @@ class TestGatewayToServices:
         }
         settings = GatewaySettings(
             port=0,
-            drain_s=1,
+            drain_s=SOON,
             start_gate_s=0.05,
             embedder=f"127.0.0.1:{free_port()}",
             critic=f"127.0.0.1:{free_port()}",

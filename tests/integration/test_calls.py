@@ -150,7 +150,7 @@ async def test_a_stream_that_is_cancelled_closes_its_handler(toy: Toy, channel: 
     call = critic_pb2_grpc.CriticServiceStub(channel).StreamCritique(critic_pb2.StreamCritiqueRequest())
     await call.read()
     call.cancel()
-    await asyncio.wait_for(toy.servicer.closed.wait(), 10)
+    await asyncio.wait_for(toy.servicer.closed.wait(), 60)
 
 
 @pytest.mark.parametrize(("method", "answer"), [("Critique", "unary_unary"), ("StreamCritique", "unary_stream")])
@@ -163,7 +163,9 @@ async def test_a_call_whose_time_is_up_is_counted_as_late_and_one_that_is_given_
 
     before = counted("DEADLINE_EXCEEDED"), counted("CANCELLED")
     async with running(toy, ServiceSettings.load()) as address, grpc.aio.insecure_channel(address) as channel:
-        late = getattr(channel, answer)(f"/{NAME}/{method}")(b"", timeout=2.0)
+        # Connected first, so that the call is there long before its time is up.
+        await critic_pb2_grpc.CriticServiceStub(channel).ListAdapters(critic_pb2.ListAdaptersRequest())
+        late = getattr(channel, answer)(f"/{NAME}/{method}")(b"", timeout=4.0)
         await toy.servicer.entered.wait()
         assert await late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         toy.servicer.entered.clear()

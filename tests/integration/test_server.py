@@ -53,7 +53,7 @@ async def test_a_dead_component_is_not_serving_and_not_alive_until_it_lives_agai
     stub = health_pb2_grpc.HealthStub(channel)
     for alive, status in ((False, _Status.NOT_SERVING), (True, _Status.SERVING)):
         toy.alive = alive
-        async for reply in stub.Watch(health_pb2.HealthCheckRequest(service=LIVENESS), timeout=10):
+        async for reply in stub.Watch(health_pb2.HealthCheckRequest(service=LIVENESS), timeout=60):
             if reply.status == status:
                 break
         assert await health_of(channel, NAME) == status
@@ -63,11 +63,11 @@ async def test_a_dead_component_is_not_serving_and_not_alive_until_it_lives_agai
 
 
 async def test_a_call_in_flight_ends_well_while_the_server_drains(toy: Toy) -> None:
-    server = RunningServer(toy, ServiceSettings.load(drain_s=10))
+    server = RunningServer(toy, ServiceSettings.load(drain_s=60))
     async with server, grpc.aio.insecure_channel(server.address) as channel:
         call = critic_pb2_grpc.CriticServiceStub(channel).Critique(critic_pb2.CritiqueRequest())
-        await asyncio.wait_for(toy.servicer.entered.wait(), 10)
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=NAME), timeout=10)
+        await asyncio.wait_for(toy.servicer.entered.wait(), 60)
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=NAME), timeout=60)
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
         stopping = asyncio.create_task(server.stop())
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING

@@ -33,7 +33,7 @@ def settings_of(folder: Path, base: Base, adapters: Path) -> CriticSettings:
     return CriticSettings(
         port=0, device="cpu", torch_threads=1, model_path=folder, adapters_dir=adapters, adapters_poll_s=0.02,
         max_batch=2, max_queue=2, max_context_tokens=4096, max_tokens=4000, max_image_tokens=32, drain_s=0,
-        preparing_threads=1,
+        preparing_threads=1, default_timeout_s=1200.0,
     )  # fmt: skip
 
 

@@ -145,7 +145,7 @@ async def test_json_that_is_cancelled_frees_its_row_and_the_next_is_whole(server
 async def test_a_stream_in_flight_is_written_to_its_end_while_the_server_drains(
     folder: Path, base: Base, tmp_path: Path
 ) -> None:
-    settings = settings_of(folder, base, tmp_path / "adapters").model_copy(update={"drain_s": 60.0})
+    settings = settings_of(folder, base, tmp_path / "adapters").model_copy(update={"drain_s": 1200.0})
     server = RunningServer(CriticComponent(settings), settings)
     async with server, grpc.aio.insecure_channel(server.address) as channel:
         stream = aiter(critic_pb2_grpc.CriticServiceStub(channel).StreamCritique(endless()))

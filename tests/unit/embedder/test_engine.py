@@ -122,10 +122,9 @@ async def test_when_full_one_more_is_refused_at_once_and_told_when_to_come_back(
     first = await setting.busy()
     callers = [setting.ask(photograph(seed)) for seed in range(7)]
     await asyncio.sleep(0)
-    started = time.perf_counter()
     with pytest.raises(Overloaded) as refused:
         await setting.engine.photograph(photograph(99), deadline=None)
-    assert time.perf_counter() - started < 1.0, "refused without waiting for the model, which is held"
+    assert not setting.encoder.batches, "refused without waiting for the model, which is held"
     assert refused.value.retry_after_s is not None
     assert refused.value.retry_after_s > 0
     # The same photograph as one in flight needs no permit of its own.

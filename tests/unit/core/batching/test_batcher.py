@@ -26,7 +26,7 @@ class Gate:
     def __call__(self, items: list[int]) -> Sequence[int | BaseException]:
         self.batches.append(list(items))
         self.entered.set()
-        assert self.open.wait(10)
+        assert self.open.wait(60)
         return [2 * item for item in items]
 
 
@@ -49,7 +49,7 @@ async def answer(batcher: Batcher[int, int], value: int) -> int:
 
 
 async def entered(gate: Gate) -> None:
-    assert await asyncio.to_thread(gate.entered.wait, 10)
+    assert await asyncio.to_thread(gate.entered.wait, 60)
 
 
 @given(

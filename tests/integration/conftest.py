@@ -1,4 +1,4 @@
-"""A service without a model, and a channel to it."""
+"""What every test over the wire shares, and a service without a model with a channel to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ import pytest
 from services.core.rpc.channels import channel_options
 from services.core.rpc.server import running
 from services.core.settings import ServiceSettings
+from services.gateway import directory, fanout
 from tests.fakes.toy import Toy
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the gateway wait for an advisor's name as long as a busy machine takes to bring it."""
+    monkeypatch.setattr(fanout, "_NAME_GRACE_S", 60.0)
+    monkeypatch.setattr(directory, "_TIMEOUT_S", 60.0)
 
 
 @pytest.fixture

@@ -16,16 +16,17 @@ import pytest
 from rich.console import Console
 
 from services.cli.logs import FileOutput, PrefixedOutput
-from services.cli.roster import EMBEDDER, GATEWAY, SCORER, Plan, Service, claim_port
+from services.cli.roster import EMBEDDER, GATEWAY, SCORER, Plan, Service
 from services.cli.supervisor import Supervisor
 from services.core.errors import ConfigurationError
+from tests.processes import free_port
 
 PATIENCE_S = 60.0
 """After which a test gives up; nothing waits this long unless it fails."""
 
 
 def fake(service: Service, *command: str) -> Plan:
-    port = claim_port(service, "127.0.0.1", 0, taken=())
+    port = free_port()
     program = command or (sys.executable, "-m", "tests.fakes", service.name, "--port", str(port))
     return Plan(service, "127.0.0.1", port, program, dict(os.environ), port)
 

@@ -38,6 +38,7 @@ from services.cli.settings import ClientSettings
 from services.cli.supervisor import Supervisor
 from services.core.errors import ConfigurationError
 from services.core.settings import CommonSettings
+from tests.processes import free_port
 
 
 @pytest.fixture
@@ -193,7 +194,7 @@ def test_serves_until_a_signal_and_stops_every_service(
 ) -> None:
     plans = []
     for service in BACKENDS[::2]:
-        free = claim_port(service, "127.0.0.1", 0, taken=())
+        free = free_port()
         program = (sys.executable, "-m", "tests.fakes", service.name, "--port", str(free))
         plans.append(Plan(service, "127.0.0.1", free, program, dict(os.environ), free))
     monkeypatch.setattr(command, "plan_services", lambda *_, **__: tuple(plans))

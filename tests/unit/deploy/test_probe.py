@@ -17,6 +17,8 @@ from services.core import probe
 SERVICE = "mondrian.embedder.v1.EmbedderService"
 _Status = health_pb2.HealthCheckResponse
 
+PATIENT = ("--timeout", "60")
+
 
 @pytest.fixture
 def served() -> Iterator[tuple[str, health.HealthServicer]]:
@@ -42,26 +44,26 @@ def closed_port() -> Iterator[str]:
 def test_serving(served: tuple[str, health.HealthServicer], capsys: pytest.CaptureFixture[str]) -> None:
     address, servicer = served
     servicer.set(SERVICE, _Status.SERVING)
-    assert probe.main([address, SERVICE]) == 0
+    assert probe.main([address, SERVICE, *PATIENT]) == 0
     assert capsys.readouterr().out == f"{SERVICE} at {address} is SERVING.\n"
 
 
 def test_whole_server(served: tuple[str, health.HealthServicer], capsys: pytest.CaptureFixture[str]) -> None:
     address, _ = served
-    assert probe.main([address]) == 0
+    assert probe.main([address, *PATIENT]) == 0
     assert capsys.readouterr().out == f"The server at {address} is SERVING.\n"
 
 
 def test_not_serving(served: tuple[str, health.HealthServicer], capsys: pytest.CaptureFixture[str]) -> None:
     address, servicer = served
     servicer.set(SERVICE, _Status.NOT_SERVING)
-    assert probe.main([address, SERVICE]) == 1
+    assert probe.main([address, SERVICE, *PATIENT]) == 1
     assert capsys.readouterr().err == f"{SERVICE} at {address} is NOT_SERVING.\n"
 
 
 def test_unknown_service(served: tuple[str, health.HealthServicer]) -> None:
     address, _ = served
-    assert probe.ask(address, SERVICE) == (1, f"The server at {address} has no service {SERVICE}.")
+    assert probe.ask(address, SERVICE, timeout_s=60.0) == (1, f"The server at {address} has no service {SERVICE}.")
 
 
 def test_server_without_health(capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,7 +71,7 @@ def test_server_without_health(capsys: pytest.CaptureFixture[str]) -> None:
         server = grpc.server(pool)
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
-        assert probe.main([f"127.0.0.1:{port}"]) == 1
+        assert probe.main([f"127.0.0.1:{port}", *PATIENT]) == 1
         server.stop(None).wait()
     assert "answered UNIMPLEMENTED" in capsys.readouterr().err
 

@@ -55,7 +55,7 @@ async def test_a_hundred_swaps_under_load_fail_no_request_and_mix_no_releases(se
     assert small is not None
     counts = {small: 12, large: 20}
     answers: list[str] = []
-    stop = asyncio.Event()
+    answered, stop = asyncio.Event(), asyncio.Event()
 
     async def ask(seed: int) -> None:
         while not stop.is_set():
@@ -67,12 +67,18 @@ async def test_a_hundred_swaps_under_load_fail_no_request_and_mix_no_releases(se
             if seed < 12:
                 assert (best.reference.id, round(best.similarity, 5)) == (sha256(photograph(seed)), 1.0)
             answers.append(response.release)
+            answered.set()
 
     async with asyncio.TaskGroup() as group:
         callers = [group.create_task(ask(seed)) for seed in (0, 5, 11, 40)]
         for turn in range(100):
-            await asyncio.to_thread(rollback, service.store, large if turn % 2 == 0 else small)
+            release = large if turn % 2 == 0 else small
+            await asyncio.to_thread(rollback, service.store, release)
             assert await service.component.refresh()
+            # The callers meet every release, however fast the swaps are.
+            while answers[-1:] != [release]:
+                answered.clear()
+                await answered.wait()
         stop.set()
     assert all(caller.exception() is None for caller in callers)
     assert len(answers) >= 100

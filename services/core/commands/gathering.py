@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -68,23 +69,24 @@ def gather(
         shown.advance(len(waiting))
         waiting.clear()
 
-    looked = _in_order(look, folder.photographs, threads, window=threads + 2 * batch)
-    for file, found in zip(folder.photographs, looked, strict=True):
-        if not isinstance(found, Skipped) and found[0] in findings.files:
-            same = findings.files[found[0]].about.file_name
-            found = Skipped(file.about.file_name, "DUPLICATE", f"it has the same bytes as {same}.")
-        if isinstance(found, Skipped):
-            findings.skipped.append(found)
-            shown.advance()
-            continue
-        identity, prepared = found
-        findings.files[identity] = file
-        if prepared is None:
-            shown.advance()
-            continue
-        waiting[identity] = prepared
-        if len(waiting) == batch:
-            flush()
+    # Closed before an error leaves here: no thread may go on to look into what its caller closes then.
+    with contextlib.closing(_in_order(look, folder.photographs, threads, window=threads + 2 * batch)) as looked:
+        for file, found in zip(folder.photographs, looked, strict=True):
+            if not isinstance(found, Skipped) and found[0] in findings.files:
+                same = findings.files[found[0]].about.file_name
+                found = Skipped(file.about.file_name, "DUPLICATE", f"it has the same bytes as {same}.")
+            if isinstance(found, Skipped):
+                findings.skipped.append(found)
+                shown.advance()
+                continue
+            identity, prepared = found
+            findings.files[identity] = file
+            if prepared is None:
+                shown.advance()
+                continue
+            waiting[identity] = prepared
+            if len(waiting) == batch:
+                flush()
     if waiting:
         flush()
     if not findings.files:
@@ -97,7 +99,7 @@ def gather(
 
 def _in_order(
     look: Callable[[ReferenceFile], T], files: Sequence[ReferenceFile], threads: int, window: int
-) -> Iterator[T]:
+) -> Generator[T]:
     """Yields what `look` returns of the files, in their order; at most `window` of them are held in memory."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     try:

@@ -28,4 +28,4 @@ def test_when_it_has_failed_no_thread_looks_at_photographs_any_more(tmp_path: Pa
         gather(folder, lambda identity: False, bytes, full, limits=DEFAULT_LIMITS, batch=1, threads=2, shown=shown)
     # The error is held meanwhile, and with it all that it came through.
     assert raised.value.__traceback__ is not None
-    assert set(threading.enumerate()) == before
+    assert {thread for thread in threading.enumerate() if thread.name.startswith("decode")} <= before
